@@ -1,0 +1,50 @@
+"""Errors carry what is wrong and the command that mends it; `cli/` prints them as one line."""
+
+
+class XSearchError(Exception):
+    """Base of all errors that a person can mend. `remedy` is a sentence or a command, may be empty."""
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.remedy}" if self.remedy else self.message
+
+
+class LibraryNotFound(XSearchError):
+    """There is no library in that folder."""
+
+
+class LibraryDamaged(XSearchError):
+    """Something that the manifest promises is missing or altered."""
+
+
+class LibraryLocked(XSearchError):
+    """Another process is writing."""
+
+
+class EncoderMismatch(XSearchError):
+    """The library's vectors and the asked encoder do not live in one space."""
+
+
+class EncoderUnavailable(XSearchError):
+    """The encoder cannot be opened: unknown name, missing package, unreachable weights."""
+
+
+class SourceError(XSearchError):
+    """A source as a whole cannot be read: it is missing, or lacks a named column."""
+
+
+class QueryError(XSearchError):
+    """The query is empty or contradicts itself."""
+
+
+class Undecodable(XSearchError):
+    """One file cannot become an item. `reason` is a short constant to count by."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail

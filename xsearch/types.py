@@ -1,0 +1,135 @@
+"""Values that cross rooms: items, hits, skips, and what makes two vectors comparable."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+RGBImage: TypeAlias = NDArray[np.uint8]
+"""(h, w, 3) uint8, upright, sRGB."""
+
+Embeddings: TypeAlias = NDArray[np.float32]
+"""(n, dim) float32, unit rows, in input order."""
+
+
+class Kind(StrEnum):
+    """What an item is."""
+
+    IMAGE = "image"
+    FRAME = "frame"
+    TEXT = "text"
+
+
+class Modality(StrEnum):
+    """What a query is made of: text and image vectors live in different cones of the joint space."""
+
+    TEXT = "text"
+    IMAGE = "image"
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What must agree for two vectors to be comparable."""
+
+    model: str
+    weights: str
+    preprocessing: str
+    tokenizer: str
+    precision: str
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """What a caller must know of an encoder without running it.
+
+    `name` opens the same encoder again through `get_encoder`. `image_px` is the side of the square
+    that the image tower sees: decoders may shrink a picture as long as both sides stay at least as
+    long. `logit_scale` is the model's learned inverse temperature, for scores as probabilities.
+    """
+
+    name: str
+    fingerprint: Fingerprint
+    image_px: int
+    max_tokens: int
+    logit_scale: float
+
+    @property
+    def dim(self) -> int:
+        return self.fingerprint.dim
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing that can be found. `root / path` is the file it lives in.
+
+    `part` tells several items of one file apart (a passage of a text, a row of a table, a frame of
+    a film) and is empty where the file is the item. `pair` is the id of the item that this one
+    belongs to: the picture of a caption. Times are seconds from the start of a film; `taken_at` is
+    the camera's local time, ISO 8601; `content_hash` is of the whole file.
+    """
+
+    id: str
+    kind: Kind
+    root: str
+    path: str
+    bytes: int
+    mtime_ns: int
+    content_hash: str
+    part: str = ""
+    pair: str | None = None
+    t_start_s: float | None = None
+    t_end_s: float | None = None
+    text: str | None = None
+    width: int | None = None
+    height: int | None = None
+    taken_at: str | None = None
+    camera: str | None = None
+    gps_lat: float | None = None
+    gps_lon: float | None = None
+
+    @property
+    def file(self) -> Path:
+        return Path(self.root, self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file that was seen and not indexed, and why. `detail` says in a person's words what `reason` counts.
+
+    Size and time are kept so that a file which could not be read is not read again until it changes.
+    """
+
+    path: str
+    reason: str
+    detail: str = ""
+    bytes: int | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An item that answers a query. `score` is a cosine, higher is better; `rank` starts at 1."""
+
+    rank: int
+    score: float
+    item: Item = field(repr=False)
+
+    @property
+    def kind(self) -> Kind:
+        return self.item.kind
+
+    @property
+    def item_id(self) -> str:
+        return self.item.id
+
+    @property
+    def path(self) -> str:
+        return str(self.item.file)
+
+    @property
+    def text(self) -> str | None:
+        return self.item.text

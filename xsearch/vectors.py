@@ -1,0 +1,70 @@
+"""Arithmetic on vectors: the one place that normalises, and many arrays addressed as one."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xsearch.types import Embeddings
+
+BLOCK_ROWS = 8192
+
+
+def l2_normalize(vectors: ArrayLike) -> Embeddings:
+    """Return (n, dim) float32 with unit rows. A zero row stays zero; a row that is not finite raises ValueError."""
+    array = np.asarray(vectors, dtype=np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError("a vector is not finite (NaN or infinity)")
+    norms = np.linalg.norm(array, axis=-1, keepdims=True)
+    unit: Embeddings = np.divide(array, norms, out=np.zeros_like(array), where=norms > 0)
+    return unit
+
+
+def top_k(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return columns and values, both (q, min(k, n)), of the k greatest of (q, n) scores, best first.
+
+    Equal scores are ordered by column, so that an answer does not depend on how it was computed.
+    """
+    n = scores.shape[1]
+    k = min(k, n)
+    if k <= 0:
+        return np.empty((len(scores), 0), np.int64), np.empty((len(scores), 0), np.float32)
+    if k < n:
+        # Columns that tie with the k-th score are all candidates; argpartition alone would choose among them at random.
+        kth = np.partition(scores, n - k, axis=1)[:, n - k]
+    columns = np.empty((len(scores), k), np.int64)
+    for row, row_scores in enumerate(scores):
+        candidates = np.flatnonzero(row_scores >= kth[row]) if k < n else np.arange(n)
+        order = np.lexsort((candidates, -row_scores[candidates]))[:k]
+        columns[row] = candidates[order]
+    return columns, np.take_along_axis(scores, columns, axis=1)
+
+
+class VectorTable:
+    """Several (n_i, dim) float16 arrays, mapped or in memory, addressed as the rows of one."""
+
+    def __init__(self, segments: Sequence[NDArray[np.float16]], dim: int) -> None:
+        self.dim = dim
+        self._segments = list(segments)
+        self._starts = np.concatenate([[0], np.cumsum([len(s) for s in self._segments])]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def take(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return (len(rows), dim) float32, in the order asked for."""
+        rows = np.asarray(rows, dtype=np.int64)
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"row out of range 0..{len(self) - 1}")
+        taken = np.empty((len(rows), self.dim), np.float32)
+        segment_of = np.searchsorted(self._starts, rows, side="right") - 1
+        for segment in np.unique(segment_of):
+            here = segment_of == segment
+            taken[here] = self._segments[segment][rows[here] - self._starts[segment]]
+        return taken
+
+    def blocks(self, start: int = 0, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield (first row, (m, dim) float32) with m <= rows, covering all rows from `start` once, in order."""
+        for first, segment in zip(self._starts[:-1], self._segments, strict=True):
+            for low in range(max(0, start - int(first)), len(segment), rows):
+                yield int(first) + low, segment[low : low + rows].astype(np.float32)
