@@ -98,16 +98,11 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that was seen and not indexed, and why. `detail` says in a person's words what `reason` counts.
-
-    Size and time are kept so that a file which could not be read is not read again until it changes.
-    """
+    """A file that was seen and not indexed, and why: `reason` is short, to count by; `detail` is for a person."""
 
     path: str
     reason: str
     detail: str = ""
-    bytes: int | None = None
-    mtime_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

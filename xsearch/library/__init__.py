@@ -1,0 +1,7 @@
+"""The library: what was indexed, on disk, and its promises. The owner of pyarrow."""
+
+from xsearch.library.library import FileState, Library
+from xsearch.library.manifest import IndexEntry, Manifest
+from xsearch.library.writer import LibraryWriter
+
+__all__ = ["FileState", "IndexEntry", "Library", "LibraryWriter", "Manifest"]

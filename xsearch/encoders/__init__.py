@@ -1,0 +1,33 @@
+"""Encoders by name."""
+
+from pathlib import Path
+
+from xsearch.encoders.base import Encoder, Patches, Words
+from xsearch.errors import EncoderUnavailable
+
+__all__ = ["DEFAULT_MODEL", "Encoder", "Patches", "Words", "get_encoder"]
+
+DEFAULT_MODEL = "builtin"
+
+
+def get_encoder(name: str = DEFAULT_MODEL) -> Encoder:
+    """Open an encoder: `builtin`, `onnx:FOLDER`, `openclip:ARCHITECTURE/PRETRAINED` or the name of a preset.
+
+    Raises EncoderUnavailable if there is no such encoder or it cannot be loaded here.
+    """
+    if name == DEFAULT_MODEL:
+        from xsearch.encoders.onnx import BUILTIN_DIR, OnnxEncoder
+
+        return OnnxEncoder(BUILTIN_DIR, name=name)
+    if name.startswith("onnx:"):
+        from xsearch.encoders.onnx import OnnxEncoder
+
+        folder = Path(name.removeprefix("onnx:")).resolve()
+        return OnnxEncoder(folder, name=f"onnx:{folder}")
+    from xsearch.encoders.presets import PRESETS
+
+    if name in PRESETS or name.startswith("openclip:"):
+        from xsearch.encoders.openclip import OpenClipEncoder
+
+        return OpenClipEncoder.open(PRESETS[name].model if name in PRESETS else name)
+    raise EncoderUnavailable(f"there is no encoder called {name!r}", remedy="`xsearch models` lists them")

@@ -1,0 +1,193 @@
+"""Encoders stored as a pair of ONNX files, the built-in one first of all. The owner of onnxruntime.
+
+A folder holds `config.json`, `image.onnx`, `text.onnx` and `tokenizer.json`. Each tower is opened when it is first
+needed: a text query never loads the image tower.
+"""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xsearch.encoders.base import Patches, Words
+from xsearch.errors import EncoderUnavailable
+from xsearch.types import Embeddings, EncoderSpec, Fingerprint, RGBImage
+from xsearch.vectors import l2_normalize
+
+if TYPE_CHECKING:
+    import onnxruntime
+    from tokenizers import Encoding, Tokenizer
+
+BUILTIN_DIR = Path(__file__).parent / "builtin"
+
+# A batch this small stays in the processor's cache: 8 pictures a call are faster, a picture, than 64.
+CHUNK_IMAGES = 8
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class OnnxEncoder:
+    """A dual encoder on ONNX Runtime, one single-threaded call a core: no core waits for the slowest.
+
+    Raises EncoderUnavailable if the folder does not hold what its config promises.
+    """
+
+    def __init__(self, folder: Path, *, name: str, threads: int | None = None) -> None:
+        self._folder = folder
+        self._config = _read_config(folder)
+        self._threads = threads or _usable_cores()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="onnx")
+        self._opening = threading.Lock()
+        self._towers: dict[str, onnxruntime.InferenceSession] = {}
+        image, text = self._config["image"], self._config["text"]
+        std = np.asarray(image["std"], np.float32)
+        self._pixel_scale = (1 / (255 * std)).astype(np.float32)[:, None, None]
+        self._pixel_shift = (-np.asarray(image["mean"], np.float32) / std)[:, None, None]
+        self._spec = EncoderSpec(
+            name=name,
+            fingerprint=Fingerprint(
+                model=f"{self._config['name']}-{self._config['version']}",
+                weights=self._config.get("weights") or weights_hash(folder, self._config),
+                preprocessing=f"{image['resize']}-{image['size_px']}-{image['interpolation']}",
+                tokenizer=f"{text['tokenizer']}-{text['max_tokens']}",
+                precision=self._config.get("precision", "float"),
+                dim=int(self._config["dim"]),
+            ),
+            image_px=int(image["size_px"]),
+            max_tokens=int(text["max_tokens"]),
+            logit_scale=float(self._config["logit_scale"]),
+        )
+
+    @property
+    def spec(self) -> EncoderSpec:
+        return self._spec
+
+    @property
+    def batch_size(self) -> int:
+        return self._threads * CHUNK_IMAGES * 2
+
+    def encode_images(self, images: Sequence[RGBImage]) -> Embeddings:
+        def encode(chunk: Sequence[RGBImage]) -> NDArray[np.float32]:
+            (embedding,) = self._tower("image").run(["embedding"], {"pixels": self._pixels(chunk)})
+            return np.asarray(embedding, np.float32)
+
+        return self._unit_rows(self._map(encode, images, CHUNK_IMAGES))
+
+    def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+        def encode(encodings: "Sequence[Encoding]") -> NDArray[np.float32]:
+            (embedding,) = self._tower("text").run(["embedding"], _token_inputs(encodings[0]))
+            return np.asarray(embedding, np.float32)
+
+        # One text a call: dynamic int8 takes its scale from the whole batch, and a text's vector must not depend on
+        # its company (cosine 0.987 between alone and in a batch of 32).
+        return self._unit_rows(self._map(encode, self._tokenizer.encode_batch(list(texts)), 1))
+
+    def encode_patches(self, images: Sequence[RGBImage]) -> Patches:
+        def encode(chunk: Sequence[RGBImage]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            vectors, weights = self._tower("image").run(["patches", "patch_weights"], {"pixels": self._pixels(chunk)})
+            return np.asarray(vectors, np.float32), np.asarray(weights, np.float32)
+
+        rows, columns = self._config["image"]["grid"]
+        found = self._map(encode, images, CHUNK_IMAGES)
+        empty = np.empty((0, rows * columns, self.spec.dim), np.float32)
+        return Patches(
+            vectors=l2_normalize(np.concatenate([empty, *(vectors for vectors, _ in found)])),
+            weights=np.concatenate([empty[:, :, 0], *(weights for _, weights in found)]),
+            grid=(rows, columns),
+        )
+
+    def encode_words(self, texts: Sequence[str]) -> list[Words]:
+        words = []
+        for encoding in self._tokenizer.encode_batch(list(texts)):
+            (vectors,) = self._tower("text").run(["words"], _token_inputs(encoding))
+            kept = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
+            words.append(Words(tuple(encoding.tokens[i] for i in kept), l2_normalize(vectors[0, kept])))
+        return words
+
+    def _map(self, encode: Callable[[Sequence[_T]], _R], inputs: Sequence[_T], size: int) -> list[_R]:
+        chunks = [inputs[i : i + size] for i in range(0, len(inputs), size)]
+        # One chunk gains nothing from a second thread.
+        return list(self._pool.map(encode, chunks)) if len(chunks) > 1 else [encode(chunk) for chunk in chunks]
+
+    def _unit_rows(self, chunks: Sequence[NDArray[np.float32]]) -> Embeddings:
+        return l2_normalize(np.concatenate([np.empty((0, self.spec.dim), np.float32), *chunks]))
+
+    def _pixels(self, images: Sequence[RGBImage]) -> NDArray[np.float32]:
+        """Return (n, 3, px, px) float32: each picture squashed to a square, then (value/255 - mean) / std."""
+        from PIL import Image
+
+        side = self.spec.image_px
+        pixels = np.empty((len(images), 3, side, side), np.float32)
+        for image, out in zip(images, pixels, strict=True):
+            square = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+            np.multiply(np.asarray(square).transpose(2, 0, 1), self._pixel_scale, out=out)
+            out += self._pixel_shift
+        return pixels
+
+    @cached_property
+    def _tokenizer(self) -> "Tokenizer":
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self._folder / self._config["text"]["tokenizer"]))
+        tokenizer.enable_truncation(self.spec.max_tokens)
+        tokenizer.no_padding()
+        return tokenizer
+
+    def _tower(self, name: str) -> "onnxruntime.InferenceSession":
+        with self._opening:
+            if name not in self._towers:
+                self._towers[name] = _open_session(self._folder / self._config[name]["file"])
+            return self._towers[name]
+
+
+def weights_hash(folder: Path, config: dict[str, Any]) -> str:
+    """Return the first 16 hex digits of the SHA-256 over both towers' files, as `weights` in a config names them."""
+    digest = hashlib.sha256()
+    for tower in ("image", "text"):
+        digest.update((folder / config[tower]["file"]).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+        needed = [config["image"]["file"], config["text"]["file"], config["text"]["tokenizer"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EncoderUnavailable(f"{folder} holds no ONNX encoder ({error})", remedy="see `xsearch models`") from error
+    if missing := [name for name in needed if not (folder / name).is_file()]:
+        raise EncoderUnavailable(f"{folder} lacks {', '.join(missing)}", remedy="install or export the encoder again")
+    return config
+
+
+def _open_session(path: Path) -> "onnxruntime.InferenceSession":
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own errors share no base class but this
+        raise EncoderUnavailable(f"{path.name} cannot be loaded ({error})", remedy="install xsearch again") from error
+
+
+def _token_inputs(encoding: "Encoding") -> dict[str, NDArray[np.int64]]:
+    return {
+        "input_ids": np.array([encoding.ids], np.int64),
+        "attention_mask": np.array([encoding.attention_mask], np.int64),
+    }
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use, which in a container or under taskset are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,200 @@
+"""The FAISS index: a linear reduction, spherical IVF, 4-bit PQ FastScan; then an exact re-rank on the stored vectors.
+
+Importing this module loads FAISS: do so only where there is an index file to build or to open.
+"""
+
+import struct
+from collections.abc import Callable
+from math import ceil
+from pathlib import Path
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from xsearch.errors import LibraryDamaged
+from xsearch.index.exact import Found
+from xsearch.index.plan import CENTROIDS, HNSW_LINKS, IndexPlan, SearchSettings
+from xsearch.vectors import BLOCK_ROWS, VectorTable
+
+_TRAILER = struct.Struct("<8sQQ")  # magic, rows covered, bytes before the trailer
+_MAGIC = b"xsindex1"
+
+
+class IvfPq:
+    """An index over the first `rows` rows of a library. Searches change nothing in it: share it between threads."""
+
+    def __init__(self, index: "faiss.IndexPreTransform", rows: int) -> None:
+        self._index = index
+        self._ivf = faiss.extract_index_ivf(index)
+        self._hnsw = isinstance(faiss.downcast_index(self._ivf.quantizer), faiss.IndexHNSW)
+        self.rows = rows
+
+    @property
+    def dim(self) -> int:
+        return int(self._index.d)
+
+    @property
+    def nlist(self) -> int:
+        return int(self._ivf.nlist)
+
+    @property
+    def code_bytes(self) -> int:
+        return int(self._ivf.code_size)
+
+    @classmethod
+    def build(
+        cls,
+        vectors: VectorTable,
+        plan: IndexPlan,
+        *,
+        allowed: NDArray[np.bool_] | None = None,
+        seed: int = 0,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> "IvfPq":
+        """Train on a sample and add all rows, block by block; `on_progress(added, total)` follows the adding.
+
+        Rows that are not `allowed` (len(vectors),) are left out for good. The sample is the only part of the
+        vectors that is held in memory, reduced.
+        """
+        live = np.arange(len(vectors)) if allowed is None else np.flatnonzero(allowed)
+        if len(live) == 0:
+            raise ValueError("there are no vectors to index")
+        rng = np.random.default_rng(seed)
+        sampled = np.sort(rng.choice(live, min(plan.train_rows, len(live)), replace=False))
+        reduction = _principal_subspace(vectors, sampled, plan.reduced_dim)
+        transform = faiss.LinearTransform(plan.dim, plan.reduced_dim, False)
+        faiss.copy_array_to_vector(reduction.ravel(), transform.A)
+        transform.is_trained = True
+
+        # FAISS wants a point for every centroid, of lists and of codes: a handful of vectors is repeated.
+        train_rows = max(len(sampled), plan.nlist, CENTROIDS)
+        sample = np.resize(_reduced(vectors, sampled, reduction), (train_rows, plan.reduced_dim))
+        quantizer = _coarse_quantizer(sample, plan, seed)
+        ivf = faiss.IndexIVFPQFastScan(
+            quantizer, plan.reduced_dim, plan.nlist, plan.subquantizers, 4, faiss.METRIC_INNER_PRODUCT
+        )
+        quantizer.this.disown()
+        ivf.own_fields = True
+        ivf.pq.cp.min_points_per_centroid = 1
+        ivf.pq.cp.seed = seed
+        ivf.train(sample)
+
+        index = faiss.IndexPreTransform(ivf)
+        index.prepend_transform(transform)
+        index.own_fields = True
+        ivf.this.disown()
+        transform.this.disown()
+        for first, block in vectors.blocks():
+            rows = np.arange(first, first + len(block))
+            if allowed is not None:
+                rows, block = rows[allowed[rows]], block[allowed[rows]]
+            index.add_with_ids(block, rows)
+            if on_progress is not None:
+                on_progress(first + len(block), len(vectors))
+        return cls(index, rows=len(vectors))
+
+    def save(self, path: Path) -> None:
+        """Write one file: what FAISS writes, then a trailer that tells a whole file from a cut one."""
+        faiss.write_index(self._index, str(path))
+        with path.open("ab") as file:
+            file.write(_TRAILER.pack(_MAGIC, self.rows, file.tell()))
+
+    @classmethod
+    def open(cls, path: Path) -> "IvfPq":
+        """Map a saved index; lists are read when first scanned, and stay readable after the file is unlinked.
+
+        Raises LibraryDamaged for a file that is missing, cut or not an index. Altered bytes inside are for the
+        caller's checksum to find.
+        """
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - _TRAILER.size))
+                magic, rows, payload_bytes = _TRAILER.unpack(file.read())
+            if magic != _MAGIC or payload_bytes != size - _TRAILER.size:
+                raise LibraryDamaged(f"the index file {path} is incomplete")
+            return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP), rows)
+        except (OSError, struct.error, RuntimeError, MemoryError) as error:
+            raise LibraryDamaged(f"the index file {path} cannot be read: {error}") from error
+
+    def candidates(
+        self,
+        queries: NDArray[np.float32],
+        settings: SearchSettings,
+        *,
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.int64]:
+        """Return (q, settings.depth) int64 rows, the likeliest first by their codes, padded with -1.
+
+        With a mask `allowed` (at least `rows` long) more lists are scanned, in proportion to what it leaves out, so
+        that about as many vectors compete as without.
+        """
+        nprobe, selector = settings.nprobe, None
+        if allowed is not None:
+            covered = allowed[: self.rows]
+            nprobe = ceil(nprobe * self.rows / max(1, np.count_nonzero(covered)))
+            selector = faiss.IDSelectorBitmap(np.packbits(covered, bitorder="little"))
+        nprobe = min(nprobe, self.nlist)
+        coarse = faiss.SearchParametersHNSW(efSearch=max(64, 2 * nprobe)) if self._hnsw else None
+        lists = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector, quantizer_params=coarse)
+        parameters = faiss.SearchParametersPreTransform(index_params=lists)
+        rows: NDArray[np.int64] = self._index.search(queries, settings.depth, params=parameters)[1]
+        return rows
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        vectors: VectorTable,
+        settings: SearchSettings,
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Found:
+        """Return the k best of the candidates for each of (q, dim) float32 queries, scored on the stored vectors.
+
+        Fewer than k where the probed lists hold fewer.
+        """
+        found = Found.nothing(len(queries), k)
+        settings = SearchSettings(settings.nprobe, min(max(settings.depth, k), self.rows))
+        for i, candidates in enumerate(self.candidates(queries, settings, allowed=allowed)):
+            rows = np.sort(candidates[candidates >= 0])  # in file order, for what is not in memory yet
+            one = Found(found.rows[i : i + 1], found.scores[i : i + 1])
+            one.improve(queries[i : i + 1], rows, vectors.take(rows))
+        return found
+
+
+def _principal_subspace(vectors: VectorTable, rows: NDArray[np.int64], dim: int) -> NDArray[np.float32]:
+    """Return (dim, vectors.dim) orthonormal rows that keep most of the squared length of the sampled rows.
+
+    Not centred: a bias would change the order of inner products.
+    """
+    moment = np.zeros((vectors.dim, vectors.dim))
+    for low in range(0, len(rows), BLOCK_ROWS):
+        block = vectors.take(rows[low : low + BLOCK_ROWS])
+        moment += block.T @ block
+    _, axes = np.linalg.eigh(moment)
+    return np.ascontiguousarray(axes[:, : -dim - 1 : -1].T, dtype=np.float32)
+
+
+def _reduced(vectors: VectorTable, rows: NDArray[np.int64], reduction: NDArray[np.float32]) -> NDArray[np.float32]:
+    reduced = np.empty((len(rows), len(reduction)), np.float32)
+    for low in range(0, len(rows), BLOCK_ROWS):
+        reduced[low : low + BLOCK_ROWS] = vectors.take(rows[low : low + BLOCK_ROWS]) @ reduction.T
+    return reduced
+
+
+def _coarse_quantizer(sample: NDArray[np.float32], plan: IndexPlan, seed: int) -> "faiss.Index":
+    """Return the trained index of list centroids: k-means with unit centroids, which route inner products better."""
+    clustering = faiss.Clustering(plan.reduced_dim, plan.nlist)
+    clustering.spherical = True
+    clustering.niter = 10
+    clustering.seed = seed
+    clustering.min_points_per_centroid = 1
+    clustering.train(sample, faiss.IndexFlatIP(plan.reduced_dim))
+    if plan.hnsw:
+        quantizer = faiss.IndexHNSWFlat(plan.reduced_dim, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+    else:
+        quantizer = faiss.IndexFlatIP(plan.reduced_dim)
+    quantizer.add(faiss.vector_to_array(clustering.centroids).reshape(plan.nlist, plan.reduced_dim))
+    return quantizer

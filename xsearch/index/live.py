@@ -1,0 +1,28 @@
+"""Which FAISS is live: faiss-cpu and faiss-gpu are different packages that both own the module `faiss`."""
+
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions
+
+
+@dataclass(frozen=True, slots=True)
+class FaissBuild:
+    """The FAISS that runs. `distributions` are the installed packages that claim the module."""
+
+    version: str
+    distributions: tuple[str, ...]
+    n_gpus: int
+
+    @property
+    def conflict(self) -> bool:
+        """Whether several packages have written the module over one another."""
+        return len(self.distributions) > 1
+
+
+def live_faiss() -> FaissBuild:
+    """Load FAISS and tell which one it is. Raises ImportError where there is none."""
+    import faiss
+
+    distributions = sorted(set(packages_distributions().get("faiss", [])))
+    # CPU builds of some versions lack the function.
+    n_gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+    return FaissBuild(faiss.__version__, tuple(distributions), n_gpus)

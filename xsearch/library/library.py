@@ -1,0 +1,134 @@
+"""A library opened for reading: one commit, whole, whatever a writer does meanwhile."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from xsearch.errors import LibraryDamaged
+from xsearch.library.manifest import Manifest
+from xsearch.library.shards import KINDS, Shard, shard_path
+from xsearch.types import Item, Kind, Skipped
+from xsearch.vectors import VectorTable
+
+SKIPPED = "skipped.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """What the library knows of one file: enough to see whether it changed, and where its items are."""
+
+    bytes: int
+    mtime_ns: int
+    content_hash: str
+    rows: tuple[int, ...]
+
+
+class Library:
+    """One commit of a library. Rows are numbered from 0 through all shards, the dead ones included."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        dim = manifest.fingerprint.dim
+        self._shards = [Shard(folder, entry, dim) for entry in manifest.shards]
+        self._starts = np.cumsum([0, *(entry.rows for entry in manifest.shards)])
+        self.vectors = VectorTable([segment for shard in self._shards for segment in shard.segments], dim)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Library":
+        """Open the last commit. Raises LibraryNotFound, or LibraryDamaged if a shard is missing or altered."""
+        manifest = Manifest.load(folder)
+        while True:
+            try:
+                return cls(folder, manifest)
+            except FileNotFoundError as error:
+                # A writer may have merged shards away between our two looks; then there is a newer manifest.
+                newer = Manifest.load(folder)
+                if newer.commit == manifest.commit:
+                    missing = [entry.id for entry in manifest.shards if not shard_path(folder, entry.id).exists()]
+                    raise LibraryDamaged(
+                        f"shard {', '.join(missing)} of {folder} is missing", remedy="`xsearch verify --repair`"
+                    ) from error
+                manifest = newer
+
+    def __len__(self) -> int:
+        """Rows, dead ones included."""
+        return len(self.vectors)
+
+    @cached_property
+    def alive(self) -> NDArray[np.bool_]:
+        """(rows,) False where a row was removed."""
+        alive = np.ones(len(self), np.bool_)
+        for start, entry in zip(self._starts[:-1], self.manifest.shards, strict=True):
+            alive[start + np.asarray(entry.dead, np.int64)] = False
+        return alive
+
+    def of_kinds(self, kinds: Sequence[Kind]) -> NDArray[np.bool_]:
+        """(rows,) True where a row is alive and of one of these kinds."""
+        wanted = np.array([kind in kinds for kind in KINDS])
+        return wanted[self._kinds] & self.alive
+
+    def counts(self) -> dict[Kind, int]:
+        """Living items by kind."""
+        return {kind: int(np.count_nonzero(self.of_kinds([kind]))) for kind in KINDS}
+
+    def items(self, rows: NDArray[np.int64]) -> list[Item]:
+        """Return the items of these rows, in the order asked for."""
+        shard_of = np.searchsorted(self._starts, rows, side="right") - 1
+        found: dict[int, Item] = {}
+        for position in np.unique(shard_of):
+            here = rows[shard_of == position]
+            items = self._shards[position].items(here - self._starts[position])
+            found |= dict(zip(here.tolist(), items, strict=True))
+        return [found[row] for row in rows.tolist()]
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """(rows,) one column of metadata, dead rows included."""
+        return pa.chunked_array([chunk for shard in self._shards for chunk in shard.column(name).chunks], pa.string())
+
+    def files(self) -> dict[str, FileState]:
+        """Return every living file by its full path."""
+        files: dict[str, FileState] = {}
+        alive = self.alive
+        for start, shard in zip(self._starts[:-1], self._shards, strict=True):
+            names = ("root", "path", "bytes", "mtime_ns", "content_hash")
+            columns = [shard.column(name).to_pylist() for name in names]
+            for offset, (root, path, size, mtime_ns, content_hash) in enumerate(zip(*columns, strict=True)):
+                row = int(start) + offset
+                if alive[row]:
+                    name = str(Path(root, path))
+                    earlier = files[name].rows if name in files else ()
+                    files[name] = FileState(size, mtime_ns, content_hash, (*earlier, row))
+        return files
+
+    def skipped(self) -> list[Skipped]:
+        """Every file that was seen and not indexed, by the last run that saw it."""
+        return read_skipped(self.folder)
+
+    def tables(self, *, living_only: bool = False) -> Iterator[pa.Table]:
+        """Yield all rows in order, metadata and vectors, to be written again elsewhere."""
+        row = 0
+        for shard in self._shards:
+            for table in shard.tables():
+                yield table.filter(pa.array(self.alive[row : row + len(table)])) if living_only else table
+                row += len(table)
+
+    @cached_property
+    def _kinds(self) -> NDArray[np.uint8]:
+        return np.concatenate([np.empty(0, np.uint8), *(shard.kinds for shard in self._shards)])
+
+
+def read_skipped(folder: Path) -> list[Skipped]:
+    path = folder / SKIPPED
+    if not path.exists():
+        return []
+    try:
+        return [Skipped(**record) for record in pq.read_table(path).to_pylist()]
+    except (pa.ArrowException, TypeError, OSError) as error:
+        raise LibraryDamaged(f"{path} cannot be read ({error})", remedy="`xsearch verify --repair`") from error

@@ -1,0 +1,180 @@
+"""The one writer of a library: adds shards, buries rows, merges small shards, and commits each step whole."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from xsearch.errors import EncoderMismatch, LibraryLocked, LibraryNotFound
+from xsearch.library.files import TEMPORARY, file_sha256, replacing
+from xsearch.library.library import SKIPPED, Library
+from xsearch.library.manifest import IndexEntry, Manifest, ShardEntry
+from xsearch.library.shards import items_table, shard_path, write_shard
+from xsearch.types import Embeddings, EncoderSpec, Item, Skipped
+
+# Shards at least this long are left alone: merging rewrites them.
+FULL_SHARD_ROWS = 262_144
+# Dead rows are carried along until they are this share of a library; then the shards that hold them are written anew.
+PURGE_SHARE = 0.25
+
+SKIPPED_SCHEMA = pa.schema([("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+
+
+class LibraryWriter:
+    """Holds the lock of a library from `with` to the end of the block. Every method that changes it commits.
+
+    Raises LibraryLocked if another process writes, EncoderMismatch if the library's vectors are of another encoder.
+    A reader, and the next writer after a crash, see the last commit whole: files are written under a temporary name,
+    made durable and renamed; the manifest comes last.
+    """
+
+    def __init__(self, folder: Path, spec: EncoderSpec | None = None) -> None:
+        """Open or, given the `spec` of an encoder, make the library in `folder`."""
+        self.folder = folder
+        self._spec = spec
+        self._lock = FileLock(folder / "lock", timeout=0)
+
+    def __enter__(self) -> "LibraryWriter":
+        if self._spec is None:
+            Manifest.load(self.folder)  # never make a folder for a library that is not there
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise LibraryLocked(
+                f"another xsearch is writing to {self.folder}", remedy="wait for it, or name another folder with --data"
+            ) from error
+        try:
+            self.manifest = self._open()
+            self._clean()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def add(self, items: Sequence[Item], vectors: Embeddings, *, bury: Sequence[int] = ()) -> None:
+        """Commit new items with their (n, dim) unit vectors and, in the same step, bury the rows they replace."""
+        shards = self.manifest.shards
+        if items:
+            entry = write_shard(self.folder, self._new_id(), [items_table(items, vectors)])
+            shards = (*shards, entry)
+        if items or len(bury):
+            self._commit(shards=_with_dead(shards, bury))
+
+    def merge(self) -> None:
+        """Keep the number of shards small, and their dead rows few.
+
+        Neighbours are merged while the younger is at least half as long as the elder, as in a binary counter: each row
+        is rewritten a logarithmic number of times. The order of rows stays, so an index stays valid.
+        """
+        if sum(len(shard.dead) for shard in self.manifest.shards) > PURGE_SHARE * self.manifest.rows:
+            self._purge()
+        groups: list[tuple[ShardEntry, ...]] = []
+        for shard in self.manifest.shards:
+            groups.append((shard,))
+            while (
+                len(groups) > 1 and _rows(groups[-2]) < FULL_SHARD_ROWS and 2 * _rows(groups[-1]) >= _rows(groups[-2])
+            ):
+                groups[-2:] = [groups[-2] + groups[-1]]
+        if len(groups) < len(self.manifest.shards):
+            self._commit(shards=tuple(self._merged(group) for group in groups))
+
+    def set_index(self, rows: int, details: Mapping[str, Any], write: Any) -> None:
+        """Commit an index over the first `rows` rows; `write(path)` writes its file."""
+        path = self.folder / "index" / f"{self.manifest.commit + 1:08d}.faiss"
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as temporary:
+            write(temporary)
+            size, sha256 = temporary.stat().st_size, file_sha256(temporary)
+        self._commit(index=IndexEntry(path.name, rows, size, sha256, details))
+
+    def drop_index(self) -> None:
+        if self.manifest.index is not None:
+            self._commit(index=None)
+
+    def drop_shards(self, ids: Sequence[str]) -> None:
+        """Let go of shards that are lost, so that the rest can be read."""
+        self._commit(shards=tuple(shard for shard in self.manifest.shards if shard.id not in ids), index=None)
+
+    def set_skipped(self, skipped: Sequence[Skipped]) -> None:
+        """Replace the list of files that were seen and not indexed."""
+        rows = [{"path": s.path, "reason": s.reason, "detail": s.detail} for s in skipped]
+        with replacing(self.folder / SKIPPED) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows, SKIPPED_SCHEMA), temporary)
+
+    def _open(self) -> Manifest:
+        try:
+            manifest = Manifest.load(self.folder)
+        except LibraryNotFound:
+            if self._spec is None:
+                raise
+            manifest = Manifest(self._spec.name, self._spec.fingerprint)
+            manifest.save(self.folder)
+            return manifest
+        if self._spec is not None and self._spec.fingerprint != manifest.fingerprint:
+            raise EncoderMismatch(
+                f"{self.folder} holds vectors of {manifest.encoder}, not of {self._spec.name}",
+                remedy="leave out --model, or name another folder with --data",
+            )
+        return manifest
+
+    def _clean(self) -> None:
+        """Remove what a writer that died left behind: files that no manifest names."""
+        live = {shard_path(self.folder, shard.id) for shard in self.manifest.shards}
+        if self.manifest.index is not None:
+            live.add(self.folder / "index" / self.manifest.index.file)
+        strays = [path for name in ("shards", "index") for path in (self.folder / name).glob("*") if path not in live]
+        for path in [*strays, *self.folder.glob(f"*{TEMPORARY}")]:
+            path.unlink(missing_ok=True)
+
+    def _commit(self, **changes: Any) -> None:
+        manifest = replace(self.manifest, commit=self.manifest.commit + 1, **changes)
+        manifest.save(self.folder)
+        self.manifest = manifest
+        self._clean()
+
+    def _purge(self) -> None:
+        shards = []
+        for shard in self.manifest.shards:
+            part = Library(self.folder, replace(self.manifest, shards=(shard,)))
+            if not shard.dead:
+                shards.append(shard)
+            elif part.alive.any():
+                shards.append(write_shard(self.folder, self._new_id(), part.tables(living_only=True)))
+        self._commit(shards=tuple(shards), index=None)
+
+    def _merged(self, group: tuple[ShardEntry, ...]) -> ShardEntry:
+        if len(group) == 1:
+            return group[0]
+        part = Library(self.folder, replace(self.manifest, shards=group))
+        merged = write_shard(self.folder, self._new_id(), part.tables())
+        return replace(merged, dead=tuple(np.flatnonzero(~part.alive).tolist()))
+
+    def _new_id(self) -> str:
+        # Readable in order of age; the random part keeps a name from ever meaning two contents.
+        return f"{self.manifest.commit + 1:08d}-{secrets.token_hex(4)}"
+
+
+def _rows(shards: Sequence[ShardEntry]) -> int:
+    return sum(shard.rows for shard in shards)
+
+
+def _with_dead(shards: Sequence[ShardEntry], rows: Sequence[int]) -> tuple[ShardEntry, ...]:
+    """Return the shards with these rows, numbered through the library, among their dead."""
+    buried: NDArray[np.int64] = np.unique(np.asarray(rows, np.int64))
+    found, start = [], 0
+    for shard in shards:
+        here = buried[(buried >= start) & (buried < start + shard.rows)] - start
+        found.append(replace(shard, dead=tuple(sorted({*shard.dead, *here.tolist()}))) if len(here) else shard)
+        start += shard.rows
+    return tuple(found)
