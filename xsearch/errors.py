@@ -21,6 +21,10 @@ class LibraryDamaged(XSearchError):
     """Something that the manifest promises is missing or altered."""
 
 
+class LibraryTooNew(XSearchError):
+    """A later version of xsearch wrote it."""
+
+
 class LibraryLocked(XSearchError):
     """Another process is writing."""
 

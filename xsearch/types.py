@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from hashlib import blake2b
 from pathlib import Path
 from typing import TypeAlias
 
@@ -94,6 +95,11 @@ class Item:
     @property
     def file(self) -> Path:
         return Path(self.root, self.path)
+
+
+def item_id(file: Path, part: str = "") -> str:
+    """Return the id of an item, 16 hex digits: the same in every run and library for the same part of the same path."""
+    return blake2b(f"{file}\0{part}".encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,26 +20,6 @@ def l2_normalize(vectors: ArrayLike) -> Embeddings:
     return unit
 
 
-def top_k(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return columns and values, both (q, min(k, n)), of the k greatest of (q, n) scores, best first.
-
-    Equal scores are ordered by column, so that an answer does not depend on how it was computed.
-    """
-    n = scores.shape[1]
-    k = min(k, n)
-    if k <= 0:
-        return np.empty((len(scores), 0), np.int64), np.empty((len(scores), 0), np.float32)
-    if k < n:
-        # Columns that tie with the k-th score are all candidates; argpartition alone would choose among them at random.
-        kth = np.partition(scores, n - k, axis=1)[:, n - k]
-    columns = np.empty((len(scores), k), np.int64)
-    for row, row_scores in enumerate(scores):
-        candidates = np.flatnonzero(row_scores >= kth[row]) if k < n else np.arange(n)
-        order = np.lexsort((candidates, -row_scores[candidates]))[:k]
-        columns[row] = candidates[order]
-    return columns, np.take_along_axis(scores, columns, axis=1)
-
-
 class VectorTable:
     """Several (n_i, dim) float16 arrays, mapped or in memory, addressed as the rows of one."""
 

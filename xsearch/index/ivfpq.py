@@ -62,7 +62,7 @@ class IvfPq:
             raise ValueError("there are no vectors to index")
         rng = np.random.default_rng(seed)
         sampled = np.sort(rng.choice(live, min(plan.train_rows, len(live)), replace=False))
-        reduction = _principal_subspace(vectors, sampled, plan.reduced_dim)
+        reduction = _rotation(plan.reduced_dim, rng) @ _principal_subspace(vectors, sampled, plan.reduced_dim)
         transform = faiss.LinearTransform(plan.dim, plan.reduced_dim, False)
         faiss.copy_array_to_vector(reduction.ravel(), transform.A)
         transform.is_trained = True
@@ -76,6 +76,7 @@ class IvfPq:
         )
         quantizer.this.disown()
         ivf.own_fields = True
+        ivf.by_residual = True
         ivf.pq.cp.min_points_per_centroid = 1
         ivf.pq.cp.seed = seed
         ivf.train(sample)
@@ -133,7 +134,7 @@ class IvfPq:
         nprobe, selector = settings.nprobe, None
         if allowed is not None:
             covered = allowed[: self.rows]
-            nprobe = ceil(nprobe * self.rows / max(1, np.count_nonzero(covered)))
+            nprobe = ceil(nprobe * self.rows / max(1, int(np.count_nonzero(covered))))
             selector = faiss.IDSelectorBitmap(np.packbits(covered, bitorder="little"))
         nprobe = min(nprobe, self.nlist)
         coarse = faiss.SearchParametersHNSW(efSearch=max(64, 2 * nprobe)) if self._hnsw else None
@@ -175,6 +176,15 @@ def _principal_subspace(vectors: VectorTable, rows: NDArray[np.int64], dim: int)
         moment += block.T @ block
     _, axes = np.linalg.eigh(moment)
     return np.ascontiguousarray(axes[:, : -dim - 1 : -1].T, dtype=np.float32)
+
+
+def _rotation(dim: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return a random (dim, dim) rotation, to spread the common direction of all vectors over all subquantizers.
+
+    FastScan rounds the lookup tables of a query to 8 bits with one scale: left in one subquantizer, that direction
+    sets the scale, and what tells vectors apart is lost (100k synthetic pictures, text recall@10 .73 instead of .98).
+    """
+    return np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(np.float32)
 
 
 def _reduced(vectors: VectorTable, rows: NDArray[np.int64], reduction: NDArray[np.float32]) -> NDArray[np.float32]:

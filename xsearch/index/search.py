@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from xsearch.index.ivfpq import IvfPq  # loads FAISS, which a library without an index file never needs
 
 SELECTIVE_ROWS = 10_000
-"""Up to so many allowed rows a scan of just these costs less than an index search that has to filter."""
+"""A filter that leaves no more rows, and not most of the library, is served by a scan of just these rows."""
 
 
 def search(
@@ -36,7 +36,7 @@ def search(
     if allowed is not None and allowed.shape != (len(vectors),):
         raise ValueError(f"a mask of shape {allowed.shape} for {len(vectors)} vectors")
     matches = len(vectors) if allowed is None else int(np.count_nonzero(allowed))
-    if index is None or matches <= SELECTIVE_ROWS:
+    if index is None or matches <= min(SELECTIVE_ROWS, len(vectors) // 2):
         return search_exact(vectors, queries, k, allowed=allowed)
     if settings is None:
         raise ValueError("a search through an index needs settings")

@@ -21,7 +21,7 @@ SKIPPED = "skipped.parquet"
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """What the library knows of one file: enough to see whether it changed, and where its items are."""
+    """What the library knows of a file or a row of a table: enough to see a change, and the rows of its items."""
 
     bytes: int
     mtime_ns: int
@@ -92,20 +92,19 @@ class Library:
         """(rows,) one column of metadata, dead rows included."""
         return pa.chunked_array([chunk for shard in self._shards for chunk in shard.column(name).chunks], pa.string())
 
-    def files(self) -> dict[str, FileState]:
-        """Return every living file by its full path."""
-        files: dict[str, FileState] = {}
-        alive = self.alive
+    def files(self) -> dict[Path, list[FileState]]:
+        """Return what is known of every living file; a table has a state for each of its rows, other files have one."""
+        states: dict[Path, dict[str, FileState]] = {}
         for start, shard in zip(self._starts[:-1], self._shards, strict=True):
             names = ("root", "path", "bytes", "mtime_ns", "content_hash")
             columns = [shard.column(name).to_pylist() for name in names]
             for offset, (root, path, size, mtime_ns, content_hash) in enumerate(zip(*columns, strict=True)):
                 row = int(start) + offset
-                if alive[row]:
-                    name = str(Path(root, path))
-                    earlier = files[name].rows if name in files else ()
-                    files[name] = FileState(size, mtime_ns, content_hash, (*earlier, row))
-        return files
+                if self.alive[row]:
+                    of_file = states.setdefault(Path(root, path), {})
+                    earlier = of_file[content_hash].rows if content_hash in of_file else ()
+                    of_file[content_hash] = FileState(size, mtime_ns, content_hash, (*earlier, row))
+        return {file: list(of_file.values()) for file, of_file in states.items()}
 
     def skipped(self) -> list[Skipped]:
         """Every file that was seen and not indexed, by the last run that saw it."""

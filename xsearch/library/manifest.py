@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xsearch.errors import LibraryDamaged, LibraryNotFound
+from xsearch.errors import LibraryDamaged, LibraryNotFound, LibraryTooNew
 from xsearch.library.files import replacing
 from xsearch.types import Fingerprint
 
@@ -57,7 +57,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
-        """Read the last commit. Raises LibraryNotFound or LibraryDamaged."""
+        """Read the last commit. Raises LibraryNotFound, LibraryDamaged or LibraryTooNew."""
         try:
             raw = json.loads((folder / MANIFEST).read_text("utf-8"))
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -67,7 +67,7 @@ class Manifest:
         except (OSError, ValueError) as error:
             raise _unreadable(folder, error) from error
         if isinstance(raw, dict) and isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
-            raise LibraryDamaged(f"{folder} was written by a newer xsearch", remedy="upgrade: `pip install -U xsearch`")
+            raise LibraryTooNew(f"{folder} was written by a newer xsearch", remedy="upgrade: `pip install -U xsearch`")
         try:
             return cls(
                 **raw

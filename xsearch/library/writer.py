@@ -1,8 +1,8 @@
 """The one writer of a library: adds shards, buries rows, merges small shards, and commits each step whole."""
 
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from xsearch.errors import EncoderMismatch, LibraryLocked, LibraryNotFound
+from xsearch.errors import EncoderMismatch, LibraryDamaged, LibraryLocked, LibraryNotFound
 from xsearch.library.files import TEMPORARY, file_sha256, replacing
 from xsearch.library.library import SKIPPED, Library
 from xsearch.library.manifest import IndexEntry, Manifest, ShardEntry
@@ -35,15 +35,19 @@ class LibraryWriter:
     made durable and renamed; the manifest comes last.
     """
 
-    def __init__(self, folder: Path, spec: EncoderSpec | None = None) -> None:
-        """Open or, given the `spec` of an encoder, make the library in `folder`."""
+    def __init__(
+        self, folder: Path, spec: EncoderSpec | None = None, *, recover: Callable[[Path], Manifest] | None = None
+    ) -> None:
+        """Open or, given the `spec` of an encoder, make the library in `folder`; `recover` makes a lost manifest."""
         self.folder = folder
+        self.recovered = False
         self._spec = spec
+        self._recover = recover
         self._lock = FileLock(folder / "lock", timeout=0)
 
     def __enter__(self) -> "LibraryWriter":
-        if self._spec is None:
-            Manifest.load(self.folder)  # never make a folder for a library that is not there
+        if self._spec is None and not (self.folder / "shards").is_dir():
+            Manifest.load(self.folder)  # raises: never make a folder for a library that is not there
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire()
@@ -64,12 +68,16 @@ class LibraryWriter:
 
     def add(self, items: Sequence[Item], vectors: Embeddings, *, bury: Sequence[int] = ()) -> None:
         """Commit new items with their (n, dim) unit vectors and, in the same step, bury the rows they replace."""
-        shards = self.manifest.shards
+        shards = _with_dead(self.manifest.shards, bury)
         if items:
-            entry = write_shard(self.folder, self._new_id(), [items_table(items, vectors)])
-            shards = (*shards, entry)
-        if items or len(bury):
-            self._commit(shards=_with_dead(shards, bury))
+            table = items_table(items, vectors, self._origin())
+            shards = (*shards, write_shard(self.folder, self._new_id(), [table]))
+        if shards != self.manifest.shards:
+            self._commit(shards=shards)
+
+    def bury(self, rows: Sequence[int]) -> None:
+        """Commit the removal of these rows."""
+        self.add([], np.empty((0, self.manifest.fingerprint.dim), np.float32), bury=rows)
 
     def merge(self) -> None:
         """Keep the number of shards small, and their dead rows few.
@@ -89,7 +97,7 @@ class LibraryWriter:
         if len(groups) < len(self.manifest.shards):
             self._commit(shards=tuple(self._merged(group) for group in groups))
 
-    def set_index(self, rows: int, details: Mapping[str, Any], write: Any) -> None:
+    def set_index(self, rows: int, details: Mapping[str, Any], write: Callable[[Path], None]) -> None:
         """Commit an index over the first `rows` rows; `write(path)` writes its file."""
         path = self.folder / "index" / f"{self.manifest.commit + 1:08d}.faiss"
         path.parent.mkdir(exist_ok=True)
@@ -102,7 +110,7 @@ class LibraryWriter:
         if self.manifest.index is not None:
             self._commit(index=None)
 
-    def drop_shards(self, ids: Sequence[str]) -> None:
+    def drop_shards(self, ids: Collection[str]) -> None:
         """Let go of shards that are lost, so that the rest can be read."""
         self._commit(shards=tuple(shard for shard in self.manifest.shards if shard.id not in ids), index=None)
 
@@ -115,12 +123,15 @@ class LibraryWriter:
     def _open(self) -> Manifest:
         try:
             manifest = Manifest.load(self.folder)
-        except LibraryNotFound:
-            if self._spec is None:
+        except (LibraryNotFound, LibraryDamaged):
+            if self._recover is not None:
+                manifest = self._recover(self.folder)
+                self.recovered = True
+            elif self._spec is not None and not any((self.folder / "shards").glob("*.parquet")):
+                manifest = Manifest(self._spec.name, self._spec.fingerprint)
+            else:
                 raise
-            manifest = Manifest(self._spec.name, self._spec.fingerprint)
             manifest.save(self.folder)
-            return manifest
         if self._spec is not None and self._spec.fingerprint != manifest.fingerprint:
             raise EncoderMismatch(
                 f"{self.folder} holds vectors of {manifest.encoder}, not of {self._spec.name}",
@@ -159,6 +170,9 @@ class LibraryWriter:
         part = Library(self.folder, replace(self.manifest, shards=group))
         merged = write_shard(self.folder, self._new_id(), part.tables())
         return replace(merged, dead=tuple(np.flatnonzero(~part.alive).tolist()))
+
+    def _origin(self) -> dict[str, Any]:
+        return {"encoder": self.manifest.encoder, "fingerprint": asdict(self.manifest.fingerprint)}
 
     def _new_id(self) -> str:
         # Readable in order of age; the random part keeps a name from ever meaning two contents.

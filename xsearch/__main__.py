@@ -1,0 +1,5 @@
+"""`python -m xsearch` is `xsearch`."""
+
+from xsearch.cli import main
+
+main()

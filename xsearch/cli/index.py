@@ -1,0 +1,125 @@
+"""`xsearch index`."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xsearch.cli.options import DEFAULT_DATA, Data, Json, Model
+from xsearch.cli.output import account, print_json, warn
+from xsearch.errors import LibraryNotFound, XSearchError
+from xsearch.index.plan import IndexKind
+
+if TYPE_CHECKING:
+    from xsearch.indexer import IndexReport
+    from xsearch.pipeline import Progress
+
+
+def index_command(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Folders, files, or tables of captions.")],
+    data: Data = DEFAULT_DATA,
+    model: Model = None,
+    index: Annotated[
+        IndexKind | None, typer.Option("--index", show_default="by size", help="Force the kind of index.")
+    ] = None,
+    recall_text: Annotated[
+        float | None, typer.Option(min=0.5, max=0.999, show_default="0.95", help="Target recall@10 of text queries.")
+    ] = None,
+    recall_image: Annotated[
+        float | None, typer.Option(min=0.5, max=0.999, show_default="0.98", help="Target recall@10 of image queries.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Take in what is new or changed, and let go of what is gone.
+
+    Pictures, plain texts (.txt, .md), caption files beside pictures, and tables of captions (CSV, JSON Lines, Parquet).
+    Run it again at any time: what is known and unchanged is not read again. Files that cannot be taken are counted
+    with their reasons; `xsearch stats --skipped` names them.
+    """
+    from xsearch.encoders import get_encoder
+    from xsearch.index_file import Targets
+    from xsearch.indexer import index as run
+
+    encoder = get_encoder(model or _model_of(data))
+    wanted = {"text": recall_text, "image": recall_image}
+    targets = Targets(**{name: recall for name, recall in wanted.items() if recall is not None})
+    with _progress_bar() as (on_progress, on_stage):
+        report = run(
+            sources,
+            data,
+            encoder,
+            index_kind=index,
+            targets=targets if any(wanted.values()) else None,
+            on_progress=on_progress,
+            on_stage=on_stage,
+        )
+    for note in report.notes:
+        warn(note)
+    if json:
+        print_json({name: value for name, value in asdict(report).items() if name != "notes"})
+    else:
+        print(_line(report))
+
+
+def _model_of(data: Path) -> str:
+    """Return the encoder of the library in `data`; where there is none, the built-in one, and say so."""
+    from xsearch.encoders import DEFAULT_MODEL
+    from xsearch.library import Manifest
+
+    try:
+        return Manifest.load(data).encoder
+    except LibraryNotFound:
+        warn(
+            "using the built-in encoder, small and for English; a stronger one: "
+            "`pip install 'xsearch[clip]'`, then `--model best` (`xsearch models` lists more)"
+        )
+        return DEFAULT_MODEL
+    except XSearchError:
+        return DEFAULT_MODEL  # whoever opens the library next says what is wrong with it
+
+
+def _line(report: "IndexReport") -> str:
+    skipped = sum(report.skipped.values())
+    reasons = f" ({account(report.skipped)})" if skipped else ""
+    return (
+        f"seen {report.seen:,} = indexed {report.indexed:,} + unchanged {report.unchanged:,} + moved {report.moved:,}"
+        f" + skipped {skipped:,}{reasons}; removed {report.removed:,}; {report.items:,} items in the library;"
+        f" {report.seconds:.1f} s"
+    )
+
+
+@contextmanager
+def _progress_bar() -> Iterator[tuple[Callable[["Progress"], None], Callable[[str], None]]]:
+    """Yield functions that move a bar on stderr; where stderr is no terminal they do nothing."""
+    if not sys.stderr.isatty():
+        yield lambda progress: None, lambda stage: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("opening the library", total=None, note="")
+
+        def on_progress(progress: "Progress") -> None:
+            elapsed_s = bar.tasks[0].elapsed or 0
+            rate = f"{progress.done / elapsed_s:,.0f}/s" if elapsed_s > 1 else ""
+            note = f"{rate}  bound by {progress.bound_by}"
+            bar.update(task, completed=progress.done, total=progress.total, note=note)
+
+        def on_stage(stage: str) -> None:
+            bar.reset(task, description=stage, total=None, note="")
+
+        yield on_progress, on_stage

@@ -1,0 +1,91 @@
+"""Use case: bring a library up to date with its sources."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xsearch.encoders import Encoder
+from xsearch.errors import LibraryDamaged
+from xsearch.index.plan import IndexKind
+from xsearch.index_file import Targets, keep_index
+from xsearch.library import Library, LibraryWriter
+from xsearch.pipeline import Pipeline, Progress
+from xsearch.survey import plan_run, survey
+from xsearch.types import Skipped
+
+
+@dataclass(frozen=True, slots=True)
+class IndexReport:
+    """What an index run did, counted in files and in rows of tables: seen = indexed + unchanged + moved + skipped.
+
+    `removed` were known and are gone; `skipped` counts by reason; `items` is what the library holds now; `notes`
+    are sentences for a person.
+    """
+
+    seen: int
+    indexed: int
+    unchanged: int
+    moved: int
+    removed: int
+    skipped: dict[str, int]
+    items: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def index(
+    sources: Sequence[Path],
+    data: Path,
+    encoder: Encoder,
+    *,
+    index_kind: IndexKind | None = None,
+    targets: Targets | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> IndexReport:
+    """Index what is new or changed below `sources` into the library `data`, and remove what is gone.
+
+    Whatever ends the run, all that was committed stays, and the next run goes on from there. `on_stage` is told in
+    words what the run is at. Raises SourceError, LibraryLocked, LibraryDamaged, EncoderMismatch.
+    """
+    start_s = time.monotonic()
+    with LibraryWriter(data, encoder.spec) as writer:
+        library = Library.open(data)
+        known = library.files()
+        on_stage("looking at the sources")
+        found = survey([source.resolve() for source in sources], known, leave_out=data)
+        plan = plan_run(found, known)
+        on_stage("indexing")
+        states = [state for of_file in known.values() for state in of_file]
+        pipeline = Pipeline(plan, states, writer=writer, library=library, encoder=encoder, on_progress=on_progress)
+        tally = pipeline.run()
+        skipped = {entry.path: entry for entry in (*found.skipped, *tally.skipped)}
+        writer.set_skipped(_still_true(_skipped_before(library), found.settled, skipped.values()))
+        writer.merge()
+        keep_index(writer, encoder, kind=index_kind, targets=targets, on_stage=on_stage)
+    return IndexReport(
+        seen=len(found.files) + len(found.captions) + len({entry.path for entry in found.skipped}),
+        indexed=tally.indexed,
+        unchanged=tally.unchanged,
+        moved=tally.moved,
+        removed=tally.removed,
+        skipped=dict(Counter(entry.reason for entry in skipped.values()).most_common()),
+        items=sum(Library.open(data).counts().values()),
+        seconds=time.monotonic() - start_s,
+        notes=tuple(found.notes),
+    )
+
+
+def _skipped_before(library: Library) -> list[Skipped]:
+    try:
+        return library.skipped()
+    except LibraryDamaged:  # it is made anew below
+        return []
+
+
+def _still_true(before: Iterable[Skipped], settled: Sequence[Path], now: Iterable[Skipped]) -> list[Skipped]:
+    """Return what was skipped now, and what was skipped earlier in places that were not looked at now."""
+    elsewhere = [entry for entry in before if not any(Path(entry.path).is_relative_to(root) for root in settled)]
+    return sorted({entry.path: entry for entry in (*elsewhere, *now)}.values(), key=lambda entry: entry.path)

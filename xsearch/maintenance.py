@@ -1,0 +1,99 @@
+"""Use cases: look after a library: what is in it, whether it is whole, and what to let go of."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xsearch.encoders import get_encoder
+from xsearch.errors import LibraryDamaged
+from xsearch.index.plan import IndexKind
+from xsearch.index_file import keep_index, open_index
+from xsearch.library import Fault, Library, LibraryWriter, faults, recover
+from xsearch.library.library import SKIPPED
+
+
+def stats(data: Path) -> dict[str, Any]:
+    """Return what the library holds, as `xsearch stats --json` prints it. Sizes are bytes."""
+    library = Library.open(data)
+    manifest, entry = library.manifest, library.manifest.index
+    exact = {"kind": IndexKind.EXACT.value, "rows": 0, "bytes": 0, "recall": {"text": 1.0, "image": 1.0}}
+    counts = library.counts()
+    return {
+        "data": str(data),
+        "items": {kind.value: count for kind, count in counts.items()} | {"all": sum(counts.values())},
+        "removed_rows": int(np.count_nonzero(~library.alive)),
+        "shards": len(manifest.shards),
+        "bytes": sum(path.stat().st_size for path in data.rglob("*") if path.is_file()),
+        "encoder": manifest.encoder,
+        "dim": manifest.fingerprint.dim,
+        "weights": manifest.fingerprint.weights,
+        "index": exact if entry is None else {**entry.details, "rows": entry.rows, "bytes": entry.bytes},
+        "skipped": dict(Counter(skipped.reason for skipped in library.skipped()).most_common()),
+        "commit": manifest.commit,
+    }
+
+
+def verify(data: Path) -> list[Fault]:
+    """Read the whole library and return every fault: manifest, checksums of shards, vectors, index against shards.
+
+    Raises LibraryNotFound.
+    """
+    found = faults(data)
+    if not found:
+        found += _index_faults(Library.open(data))
+    return found
+
+
+def _index_faults(library: Library) -> list[Fault]:
+    entry = library.manifest.index
+    if entry is None:
+        return []
+    try:
+        index = open_index(library, check=True)
+    except LibraryDamaged as error:
+        return [Fault(f"index/{entry.file}", error.message)]
+    if index is None or index.rows != entry.rows or entry.rows > len(library):
+        return [Fault(f"index/{entry.file}", f"it does not cover the {entry.rows} rows that the manifest says")]
+    return []
+
+
+def repair(data: Path, on_stage: Callable[[str], None] = lambda stage: None) -> list[str]:
+    """Make a damaged library whole again and return, in sentences, what was done.
+
+    A lost manifest is made from the shards, an index is built anew. A damaged shard is let go of: its items are encoded
+    again by the next index run. Raises LibraryNotFound, LibraryLocked, and LibraryDamaged if nothing can be saved.
+    """
+    done = []
+    with LibraryWriter(data, recover=recover) as writer:
+        if writer.recovered:
+            done.append(f"manifest.json was made anew from {len(writer.manifest.shards)} shards")
+        found = faults(data)
+        if lost := {fault.shard for fault in found if fault.shard is not None}:
+            rows = sum(shard.rows for shard in writer.manifest.shards if shard.id in lost)
+            writer.drop_shards(lost)
+            done.append(f"{len(lost)} damaged shards with {rows} items were let go: run `xsearch index SOURCE` again")
+        if any(fault.file == SKIPPED for fault in found):
+            writer.set_skipped([])
+            done.append(f"{SKIPPED} was emptied: the next index run fills it")
+        library = Library.open(data)
+        if lost or writer.recovered or _index_faults(library):
+            keep_index(writer, get_encoder(library.manifest.encoder), on_stage=on_stage)
+            if writer.manifest.index is not None:
+                done.append("the index was built anew")
+    return done
+
+
+def forget(data: Path, path: Path) -> int:
+    """Remove a file, or all files below a folder, from the library; the files stay. Return how many were known.
+
+    They come back with the next run that indexes their folder.
+    """
+    with LibraryWriter(data) as writer:
+        known = Library.open(data).files()
+        gone = [states for file, states in known.items() if file.is_relative_to(path)]
+        writer.bury([row for states in gone for state in states for row in state.rows])
+        writer.merge()
+    return len(gone)
