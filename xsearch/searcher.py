@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -130,14 +131,14 @@ class Searcher:
         wanted = tuple(Kind) if kind == "any" else (_kind(kind),)
         with clock.time("search"):
             pools = [kinds for tower in TOWERS if (kinds := tuple(k for k in tower if k in wanted))]
-            pools = [kinds for kinds in pools if len(self._pool(kinds).background)]
+            pools = [kinds for kinds in pools if not self._pool(kinds).is_empty]
             found = [self.search(vectors, modality, k=k, kinds=kinds) for kinds in pools]
             answers: list[list[tuple[int, float]]] = []
             for q, vector in enumerate(vectors):
-                standing = [
-                    standardized(one.scores[q], self._pool(kinds).background @ vector)
-                    for kinds, one in zip(pools, found, strict=True)
-                ]
+                standing = [one.scores[q] for one in found]
+                if len(pools) > 1:
+                    backgrounds = [self._pool(kinds).background @ vector for kinds in pools]
+                    standing = [standardized(*pair) for pair in zip(standing, backgrounds, strict=True)]
                 order = merged_order(standing, k)
                 # A float16 row may be a little longer than 1, and no cosine is.
                 best = [
@@ -151,10 +152,7 @@ class Searcher:
 
     def _pool(self, kinds: tuple[Kind, ...]) -> "_Pool":
         if kinds not in self._pools:
-            allowed = self.library.of_kinds(kinds)
-            rows = np.flatnonzero(allowed)
-            sample = np.random.default_rng(0).choice(rows, min(len(rows), BACKGROUND_ROWS), replace=False)
-            self._pools[kinds] = _Pool(None if allowed.all() else allowed, self.library.vectors.take(np.sort(sample)))
+            self._pools[kinds] = _Pool(self.library, kinds)
         return self._pools[kinds]
 
     @property
@@ -173,12 +171,21 @@ class Searcher:
             return None
 
 
-@dataclass(frozen=True, slots=True)
 class _Pool:
-    """The items of some kinds: their mask (None for all rows) and the vectors of a random sample of them."""
+    """The living items of some kinds in a library."""
 
-    allowed: NDArray[np.bool_] | None
-    background: NDArray[np.float32]
+    def __init__(self, library: Library, kinds: Sequence[Kind]) -> None:
+        self._vectors = library.vectors
+        self._mask = library.of_kinds(kinds)
+        self.is_empty = not self._mask.any()
+        self.allowed = None if self._mask.all() else self._mask
+
+    @cached_property
+    def background(self) -> NDArray[np.float32]:
+        """(m, dim) the vectors of a random sample."""
+        rows = np.flatnonzero(self._mask)
+        sample = np.random.default_rng(0).choice(rows, min(len(rows), BACKGROUND_ROWS), replace=False)
+        return self._vectors.take(np.sort(sample))
 
 
 class _Clock:

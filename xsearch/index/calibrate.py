@@ -74,7 +74,7 @@ def calibrate(
         candidates = index.candidates(queries, SearchSettings(nprobe, depths[-1]), allowed=mask)
         # Candidates come best first, so those of a smaller depth are the first of a larger one; and a true answer that
         # is a candidate is never lost in the exact re-rank.
-        recalls = _recalls(candidates, relevant, k, depths)
+        recalls = _recalls(candidates, relevant, k, depths, index.rows)
         for depth, recall in zip(depths, recalls, strict=True):
             low = wilson_low(recall, len(queries))
             measured = Calibration(SearchSettings(nprobe, depth), recall, low, len(queries), met=low >= target_recall)
@@ -118,16 +118,19 @@ def _relevant(
 
 
 def _recalls(
-    candidates: NDArray[np.int64], relevant: list[NDArray[np.int64]], k: int, depths: tuple[int, ...]
+    candidates: NDArray[np.int64], relevant: list[NDArray[np.int64]], k: int, depths: tuple[int, ...], n_rows: int
 ) -> list[float]:
     """Return the mean recall@k at each depth; a query without any answer counts as answered."""
     total = np.zeros(len(depths))
+    is_wanted = np.zeros(n_rows + 1, np.bool_)  # the padding, -1, looks up the last one
     for rows, wanted in zip(candidates, relevant, strict=True):
         answers = min(k, len(wanted))
         if answers == 0:
             total += 1
             continue
-        found = np.cumsum(np.isin(rows, wanted))[np.array(depths) - 1]
+        is_wanted[wanted] = True
+        found = np.cumsum(is_wanted[rows])[np.array(depths) - 1]
+        is_wanted[wanted] = False
         total += np.minimum(found, answers) / answers
     return [float(share) for share in total / len(candidates)]
 

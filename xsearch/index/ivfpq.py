@@ -87,12 +87,13 @@ class IvfPq:
         ivf.this.disown()
         transform.this.disown()
         for first, block in vectors.blocks():
-            rows = np.arange(first, first + len(block))
+            end = first + len(block)
+            rows = np.arange(first, end)
             if allowed is not None:
                 rows, block = rows[allowed[rows]], block[allowed[rows]]
             index.add_with_ids(block, rows)
             if on_progress is not None:
-                on_progress(first + len(block), len(vectors))
+                on_progress(end, len(vectors))
         return cls(index, rows=len(vectors))
 
     def save(self, path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from xsearch.errors import EncoderMismatch, LibraryDamaged, LibraryLocked, LibraryNotFound
@@ -43,12 +42,14 @@ class LibraryWriter:
         self.recovered = False
         self._spec = spec
         self._recover = recover
-        self._lock = FileLock(folder / "lock", timeout=0)
 
     def __enter__(self) -> "LibraryWriter":
+        from filelock import FileLock, Timeout  # not at the top: readers import this module too
+
         if self._spec is None and not (self.folder / "shards").is_dir():
             Manifest.load(self.folder)  # raises: never make a folder for a library that is not there
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.folder / "lock", timeout=0)
         try:
             self._lock.acquire()
         except Timeout as error:
