@@ -19,7 +19,7 @@ demo: $(VENV)/core.installed ## index real photographs and find some of them by 
 	$(BIN)/xsearch index ./$(PHOTOS) --data $(DEMO_DATA)
 	$(BIN)/xsearch query "a cat" -k 3 --data $(DEMO_DATA)
 	$(BIN)/xsearch query "snowy mountains" -k 3 --data $(DEMO_DATA)
-	$(BIN)/xsearch query "a man smiling" -k 3 --data $(DEMO_DATA)
+	$(BIN)/xsearch query "a cup of coffee" -k 3 --data $(DEMO_DATA)
 
 test: lint ## install what development needs (with torch), then lint and test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

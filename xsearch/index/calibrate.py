@@ -1,7 +1,7 @@
 """Find the cheapest search settings that reach a target recall, by measuring on this library's own vectors."""
 
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,26 +65,30 @@ def calibrate(
     codes_per_list = index.rows / index.nlist
     mask = None if covered[: index.rows].all() else covered
 
-    best: tuple[float, Calibration] | None = None  # that meets the target, with its work
+    best: Calibration | None = None  # the cheapest that meets the target
+    best_work = inf
     fallback: Calibration | None = None
     for nprobe in probes:
         scan_work = nprobe * codes_per_list
-        if best is not None and scan_work >= best[0]:
+        cheaper = tuple(depth for depth in depths if scan_work + RERANK_CODES * depth < best_work)
+        if not cheaper:
             break
-        candidates = index.candidates(queries, SearchSettings(nprobe, depths[-1]), allowed=mask)
+        candidates = index.candidates(queries, SearchSettings(nprobe, cheaper[-1]), allowed=mask)
         # Candidates come best first, so those of a smaller depth are the first of a larger one; and a true answer that
         # is a candidate is never lost in the exact re-rank.
-        recalls = _recalls(candidates, relevant, k, depths, index.rows)
-        for depth, recall in zip(depths, recalls, strict=True):
+        recalls = _recalls(candidates, relevant, k, cheaper, index.rows)
+        for depth, recall in zip(cheaper, recalls, strict=True):
             low = wilson_low(recall, len(queries))
             measured = Calibration(SearchSettings(nprobe, depth), recall, low, len(queries), met=low >= target_recall)
+            if measured.met:
+                best, best_work = measured, scan_work + RERANK_CODES * depth
+                break
             if fallback is None or recall > fallback.recall:
                 fallback = measured
-            work = scan_work + RERANK_CODES * depth
-            if measured.met and (best is None or work < best[0]):
-                best = work, measured
-    assert fallback is not None  # both ladders have a step
-    return best[1] if best is not None else fallback
+    if best is not None:
+        return best
+    assert fallback is not None  # the first step was affordable, and did not meet
+    return fallback
 
 
 def wilson_low(share: float, n: int) -> float:
