@@ -8,7 +8,6 @@ neighbours, the median counts. Memory is the peak resident set of a process that
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -129,7 +128,9 @@ def _megapixels(path: Path) -> float:
 def _peak_mb(source: Path) -> float:
     with tempfile.TemporaryDirectory() as data:
         index([source], Path(data, "library"), get_encoder())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    # Not getrusage: its maximum is inherited from the process that forked this one.
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1e3
 
 
 if __name__ == "__main__":

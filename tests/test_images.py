@@ -18,6 +18,7 @@ from PIL import Image, ImageCms
 from PIL.TiffImagePlugin import IFDRational
 
 from xsearch.errors import Undecodable
+from xsearch.media import images
 from xsearch.media.images import MAX_PIXELS, MIN_SIDE_PX, ImageMeta, decode_image, open_image, thumbnail
 
 # pytest sets filters of its own; that ours keep stderr clean is tested in a process apart.
@@ -253,6 +254,16 @@ def test_an_embedded_profile_is_applied(fmt: str) -> None:
     pixels, _ = decode_image(encoded(source, fmt, icc_profile=swapped_profile()), 8)
     np.testing.assert_allclose(pixels, plain[..., ::-1], atol=2)
     np.testing.assert_allclose(plain[0, 0], (200, 120, 40), atol=2)
+
+
+def test_srgb_by_another_name_leaves_the_pixels_alone() -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    renamed = srgb.replace("sRGB".encode("utf-16-be"), "mine".encode("utf-16-be"))
+    source = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+    pixels, _ = decode_image(encoded(source, "PNG", icc_profile=renamed), 8)
+    np.testing.assert_array_equal(pixels, np.asarray(source))
+    assert images._srgb_transform(renamed, "RGB") is None
+    assert images._srgb_transform(swapped_profile(), "RGB") is not None
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P"])

@@ -292,11 +292,21 @@ def _srgb_transform(icc: bytes, mode: str) -> "ImageCmsTransform | None":
         if "sRGB" in (profile.profile.profile_description or ""):
             return None
         # NOCACHE: lcms remembers the last pixel inside the transform, and threads share this one.
-        return ImageCms.buildTransform(
+        transform = ImageCms.buildTransform(
             profile, ImageCms.createProfile("sRGB"), mode, "RGB", flags=ImageCms.Flags.NOCACHE
         )
+        # Half of the profiles in the wild are sRGB by another name, and applying one costs as much as decoding.
+        return None if mode == "RGB" and _moves_little(transform) else transform
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
         return None
+
+
+def _moves_little(transform: "ImageCmsTransform") -> bool:
+    """Whether no colour of a grid over the RGB cube moves by more than two levels, which nobody sees."""
+    levels = np.arange(0, 256, 17, dtype=np.uint8)
+    grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(len(levels), -1, 3)
+    moved = np.asarray(transform.apply(Image.fromarray(grid)))
+    return int(np.abs(moved.astype(np.int16) - grid).max()) <= 2
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
