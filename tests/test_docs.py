@@ -1,0 +1,78 @@
+"""README.md tells the truth: its commands are run, and print what it says."""
+
+import contextlib
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from xsearch.cli.app import COMMANDS
+
+README = Path(__file__).parents[1] / "README.md"
+NUMBER = re.compile(r"-?\d+\.\d+")
+SCORE_TOLERANCE = 0.005
+RunXsearch = Callable[..., "CompletedProcess[str]"]
+
+
+def _sessions() -> list[tuple[str, list[str]]]:
+    """Return each `$ command` of README's console blocks with the lines that it prints."""
+    sessions: list[tuple[str, list[str]]] = []
+    for block in re.findall(r"```console\n(.*?)```", README.read_text("utf-8"), re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                sessions.append((line[2:], []))
+            else:
+                sessions[-1][1].append(line)
+    return sessions
+
+
+def _agree(said: str, printed: str) -> bool:
+    """Whether two lines are the same but for times, sizes, where the folder lies, and the last digit of scores."""
+    said, printed = (
+        re.sub(r"\d+\.\d+ (s|kB)\b|\"took_ms\": {.*?}|\"item_id\": \"\w{16}\"|/\S*/photos", "", line)
+        for line in (said, printed)
+    )
+    if NUMBER.sub("", said) != NUMBER.sub("", printed):
+        return False
+    pairs = zip(NUMBER.findall(said), NUMBER.findall(printed), strict=True)
+    return all(abs(float(a) - float(b)) <= SCORE_TOLERANCE for a, b in pairs)
+
+
+def test_the_commands_of_the_readme_print_what_it_says(photos: Path, run_xsearch: RunXsearch, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    sessions = _sessions()
+    assert len(sessions) >= 8
+    for command, said in sessions:
+        program, *arguments = shlex.split(command)
+        assert program == "xsearch"
+        done = run_xsearch(*arguments, cwd=tmp_path)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        printed = done.stdout.splitlines()
+        assert len(printed) == len(said), f"{command} printed:\n{done.stdout}"
+        for ours, theirs in zip(said, printed, strict=True):
+            assert _agree(ours, theirs), f"{command}\nREADME: {ours}\nprints: {theirs}"
+
+
+def test_the_python_of_the_readme_runs(photos: Path, run_xsearch: RunXsearch, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    assert run_xsearch("index", "photos", cwd=tmp_path).returncode == 0
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    names: dict[str, object] = {}
+    with contextlib.chdir(tmp_path):
+        exec(code, names)
+    hits, texts, many = names["hits"], names["texts"], names["many"]
+    assert hits[0].path.endswith("black_cat.jpg")  # type: ignore[index]
+    assert len(texts) == 0  # type: ignore[arg-type]
+    assert [len(one) for one in many] == [5, 5]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_stands_in_the_readme(command: str, run_xsearch: RunXsearch) -> None:
+    done = run_xsearch(command, "--help")
+    assert done.returncode == 0
+    assert f"Usage: xsearch {command}" in done.stdout
+    assert f"xsearch {command}" in README.read_text("utf-8")
