@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,28 @@ import numpy as np
 
 from xsearch.encoders import get_encoder
 from xsearch.errors import LibraryDamaged
+from xsearch.index.live import live_faiss
 from xsearch.index.plan import IndexKind
 from xsearch.index_file import keep_index, open_index
-from xsearch.library import Fault, Library, LibraryWriter, faults, recover
-from xsearch.library.library import SKIPPED
+from xsearch.library import Fault, Library, LibraryWriter, Manifest, faults, recover
+from xsearch.library.shards import SHARD_FILES
+from xsearch.library.skipped import SKIPPED
+from xsearch.types import Modality
 
 
 def stats(data: Path) -> dict[str, Any]:
     """Return what the library holds, as `xsearch stats --json` prints it. Sizes are bytes."""
     library = Library.open(data)
     manifest, entry = library.manifest, library.manifest.index
-    exact = {"kind": IndexKind.EXACT.value, "rows": 0, "bytes": 0, "recall": {"text": 1.0, "image": 1.0}}
+    index: dict[str, Any] = {
+        "kind": IndexKind.EXACT.value,
+        "rows": 0,
+        "bytes": 0,
+        "recall": dict.fromkeys(Modality, 1.0),
+    }
+    if entry is not None:
+        recall = {modality: found["recall"] for modality, found in entry.details["settings"].items()}
+        index = {**entry.details, "rows": entry.rows, "bytes": entry.bytes, "recall": recall}
     counts = library.counts()
     return {
         "data": str(data),
@@ -30,7 +42,8 @@ def stats(data: Path) -> dict[str, Any]:
         "encoder": manifest.encoder,
         "dim": manifest.fingerprint.dim,
         "weights": manifest.fingerprint.weights,
-        "index": exact if entry is None else {**entry.details, "rows": entry.rows, "bytes": entry.bytes},
+        "index": index,
+        "faiss": asdict(live_faiss()),
         "skipped": dict(Counter(skipped.reason for skipped in library.skipped()).most_common()),
         "commit": manifest.commit,
     }
@@ -42,7 +55,7 @@ def verify(data: Path) -> list[Fault]:
     Raises LibraryNotFound.
     """
     found = faults(data)
-    if not found:
+    if all(fault.file == SKIPPED for fault in found):
         found += _index_faults(Library.open(data))
     return found
 
@@ -54,6 +67,8 @@ def _index_faults(library: Library) -> list[Fault]:
     try:
         index = open_index(library, check=True)
     except LibraryDamaged as error:
+        if Manifest.load(library.folder).index != entry:  # a writer has replaced it meanwhile
+            return []
         return [Fault(f"index/{entry.file}", error.message)]
     if index is None or index.rows != entry.rows or entry.rows > len(library):
         return [Fault(f"index/{entry.file}", f"it does not cover the {entry.rows} rows that the manifest says")]
@@ -67,9 +82,10 @@ def repair(data: Path, on_stage: Callable[[str], None] = lambda stage: None) -> 
     again by the next index run. Raises LibraryNotFound, LibraryLocked, and LibraryDamaged if nothing can be saved.
     """
     done = []
+    shards = len(list((data / "shards").glob(SHARD_FILES)))
     with LibraryWriter(data, recover=recover) as writer:
         if writer.recovered:
-            done.append(f"manifest.json was made anew from {len(writer.manifest.shards)} shards")
+            done.append(f"manifest.json was made anew from {len(writer.manifest.shards)} of {shards} shards")
         found = faults(data)
         if lost := {fault.shard for fault in found if fault.shard is not None}:
             rows = sum(shard.rows for shard in writer.manifest.shards if shard.id in lost)
@@ -79,7 +95,10 @@ def repair(data: Path, on_stage: Callable[[str], None] = lambda stage: None) -> 
             writer.set_skipped([])
             done.append(f"{SKIPPED} was emptied: the next index run fills it")
         library = Library.open(data)
-        if lost or writer.recovered or _index_faults(library):
+        damaged = _index_faults(library)
+        for fault in damaged:  # one that is missing is made anew, whatever its size
+            (data / fault.file).unlink(missing_ok=True)
+        if lost or writer.recovered or damaged:
             keep_index(writer, get_encoder(library.manifest.encoder), on_stage=on_stage)
             if writer.manifest.index is not None:
                 done.append("the index was built anew")

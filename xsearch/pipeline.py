@@ -5,7 +5,7 @@ Pictures that are decoded and wait for the encoder are bounded, so that memory d
 
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -122,7 +122,7 @@ class Pipeline:
         self._encoder = encoder
         self._on_progress = on_progress
         self._known = {state.content_hash: state for state in known}
-        self._vanished = {state.content_hash: state for state in plan.vanished}
+        self._vanished = Counter(state.content_hash for state in plan.vanished)
         self._pictures: list[_Picture] = []
         self._texts: list[_Entry] = []
         self._outbox = _Outbox()
@@ -144,7 +144,7 @@ class Pipeline:
                 self._outbox.bury += state.rows
             self._commit()
             self._await_write()
-        self.tally.removed = len(self._vanished)
+        self.tally.removed = self._vanished.total()
         return self.tally
 
     def _run(self) -> None:
@@ -238,7 +238,8 @@ class Pipeline:
     def _count(self, content_hash: str, replaces: tuple[int, ...], *, same: bool = False) -> None:
         if same:
             self.tally.unchanged += 1
-        elif not replaces and self._vanished.pop(content_hash, None) is not None:
+        elif not replaces and self._vanished[content_hash] > 0:
+            self._vanished[content_hash] -= 1
             self.tally.moved += 1
         else:
             self.tally.indexed += 1

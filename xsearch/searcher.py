@@ -80,7 +80,7 @@ class Searcher:
         if self.encoder.spec.fingerprint != self.library.manifest.fingerprint:
             raise EncoderMismatch(
                 f"{data} holds vectors of {self.library.manifest.encoder}; {name} is not the encoder that made them",
-                remedy="leave out --model, or index anew into another folder with --data",
+                remedy="leave out --model and XSEARCH_MODEL, or index anew into another folder with --data",
             )
 
     def query(
@@ -95,6 +95,9 @@ class Searcher:
             return self.query_batch([text], k=k, kind=kind)[0]
         if text is not None or image is None:
             raise QueryError("a query is a text or an image", remedy='`xsearch query "a cat"` or `--image cat.jpg`')
+        if isinstance(image, str | Path) and not Path(image).is_file():
+            # A device or a pipe may have no end.
+            raise QueryError(f"{image} is not a file", remedy="name a picture")
         from xsearch.media.images import open_image
 
         clock = _Clock()
@@ -106,6 +109,8 @@ class Searcher:
         """Return the answer to each text, with one encode and one search for all."""
         if any(not text.strip() for text in texts):
             raise QueryError("the query is empty", remedy='say what to find: `xsearch query "a cat on grass"`')
+        if not _is_utf8("".join(texts)):
+            raise QueryError("the query is not UTF-8", remedy="type it again in a UTF-8 terminal")
         clock = _Clock()
         with clock.time("encode"):
             vectors = self.encoder.encode_texts(texts)
@@ -199,6 +204,14 @@ class _Clock:
         start_s = time.perf_counter()
         yield
         self.took_ms[name] = round((time.perf_counter() - start_s) * 1000, 2)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # the shell's undecodable bytes, or half of a pair of surrogates
+        return False
+    return True
 
 
 def _kind(name: str) -> Kind:

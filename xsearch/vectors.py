@@ -23,8 +23,8 @@ def l2_normalize(vectors: ArrayLike) -> Embeddings:
 def widened(halves: NDArray[np.float16]) -> NDArray[np.float32]:
     """Return finite float16 values as float32, exactly; a quarter of the time of `astype`, which goes through tables.
 
-    Sign and bits are put where float32 has them, and the exponent is corrected by a product: a power of two, so exact, also
-    for subnormal numbers. NaN and infinity do not survive: vectors are finite (`l2_normalize`).
+    Sign and bits are put where float32 has them, and the exponent is corrected by a product: with a power of two, so
+    exact, also for subnormal numbers. NaN and infinity do not survive: vectors are finite (`l2_normalize`).
     """
     bits = halves.view(np.int16).astype(np.int32)
     bits <<= 13

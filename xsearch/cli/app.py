@@ -1,5 +1,6 @@
 """The commands by name. Each is thin: it parses its words, runs one use case and prints what came of it."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -8,11 +9,20 @@ from xsearch import __version__
 from xsearch.cli.index import index_command
 from xsearch.cli.library import forget_command, models_command, stats_command, verify_command
 from xsearch.cli.query import query_command
+from xsearch.errors import XSearchError
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "index": index_command,
+    "query": query_command,
+    "stats": stats_command,
+    "verify": verify_command,
+    "forget": forget_command,
+    "models": models_command,
+}
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find pictures, moments in films and texts by meaning.",
     epilog="Exit codes: 0 found or done, 1 nothing found, 2 wrong use or broken input. --debug shows tracebacks.",
@@ -34,9 +44,21 @@ def _options(
     pass
 
 
-app.command("index")(index_command)
-app.command("query")(query_command)
-app.command("stats")(stats_command)
-app.command("verify")(verify_command)
-app.command("forget")(forget_command)
-app.command("models")(models_command)
+def run(arguments: list[str]) -> int:
+    """Run the command that the arguments name and return its exit code. Raises XSearchError also for wrong use."""
+    # Not `app()`: it would print errors in its own manner, and end on Ctrl-C without a word.
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("xsearch", arguments or ["--help"]) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    except typer.TyperException as error:
+        named = [argument for argument in arguments[:1] if argument in COMMANDS]
+        remedy = f"see `{' '.join(['xsearch', *named, '--help'])}`"
+        raise XSearchError(error.format_message().rstrip("."), remedy=remedy) from error
+    return 0
+
+
+for name, function in COMMANDS.items():
+    app.command(name)(function)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xsearch.cli.options import DEFAULT_DATA, Data, Json, Model
-from xsearch.cli.output import account, print_json, warn
+from xsearch.cli.output import account, print_json, say, warn
 from xsearch.errors import LibraryNotFound, XSearchError
 from xsearch.index.plan import IndexKind
 
@@ -24,13 +24,13 @@ def index_command(
     data: Data = DEFAULT_DATA,
     model: Model = None,
     index: Annotated[
-        IndexKind | None, typer.Option("--index", show_default="by size", help="Force the kind of index.")
+        IndexKind | None, typer.Option("--index", metavar="KIND", help="Force an index: exact or ivfpq.")
     ] = None,
     recall_text: Annotated[
-        float | None, typer.Option(min=0.5, max=0.999, show_default="0.95", help="Target recall@10 of text queries.")
+        float | None, typer.Option(metavar="X", min=0.5, max=0.999, help="Target recall@10 of text queries.")
     ] = None,
     recall_image: Annotated[
-        float | None, typer.Option(min=0.5, max=0.999, show_default="0.98", help="Target recall@10 of image queries.")
+        float | None, typer.Option(metavar="X", min=0.5, max=0.999, help="Target recall@10 of image queries.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -60,9 +60,10 @@ def index_command(
     for note in report.notes:
         warn(note)
     if json:
-        print_json({name: value for name, value in asdict(report).items() if name != "notes"})
+        told = asdict(report) | {"seconds": round(report.seconds, 3)}
+        print_json({name: value for name, value in told.items() if name not in ("items", "notes")})
     else:
-        print(_line(report))
+        say(_line(report))
 
 
 def _model_of(data: Path) -> str:
@@ -99,27 +100,29 @@ def _progress_bar() -> Iterator[tuple[Callable[["Progress"], None], Callable[[st
         yield lambda progress: None, lambda stage: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
+        TextColumn("ETA"),
         TimeRemainingColumn(),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("opening the library", total=None, note="")
+        bar.add_task("opening the library", total=None, note="")
 
         def on_progress(progress: "Progress") -> None:
             elapsed_s = bar.tasks[0].elapsed or 0
-            rate = f"{progress.done / elapsed_s:,.0f}/s" if elapsed_s > 1 else ""
-            note = f"{rate}  bound by {progress.bound_by}"
-            bar.update(task, completed=progress.done, total=progress.total, note=note)
+            rate = f"  {progress.done / elapsed_s:,.0f}/s" if elapsed_s > 1 else ""
+            note = f"{progress.done:,}/{progress.total:,}{rate}  bound by {progress.bound_by}"
+            bar.update(bar.tasks[0].id, completed=progress.done, total=progress.total, note=note)
 
         def on_stage(stage: str) -> None:
-            bar.reset(task, description=stage, total=None, note="")
+            # A new task: the total of an old one cannot be made unknown.
+            bar.remove_task(bar.tasks[0].id)
+            bar.add_task(stage, total=None, note="")
 
         yield on_progress, on_stage

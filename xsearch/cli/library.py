@@ -1,5 +1,6 @@
 """`xsearch stats`, `verify`, `forget` and `models`: looking after a library."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +9,7 @@ import typer
 
 from xsearch.cli import BROKEN
 from xsearch.cli.options import DEFAULT_DATA, Data, Json
-from xsearch.cli.output import account, listing, print_json, size, warn
+from xsearch.cli.output import account, counted, listing, print_json, say, size, warn
 
 NOTHING_KNOWN = 1
 
@@ -18,7 +19,7 @@ def stats_command(
     skipped: Annotated[bool, typer.Option("--skipped", help="Name every skipped file with its reason.")] = False,
     json: Json = False,
 ) -> None:
-    """Tell what the library holds, how it is searched, and the recall that was measured."""
+    """Tell what the library holds and the recall that was measured."""
     from xsearch.library import Library
     from xsearch.maintenance import stats
 
@@ -28,19 +29,21 @@ def stats_command(
     if json:
         print_json(found)
         return
-    items = ", ".join(f"{found['items'][kind]:,} {kind}" for kind in ("image", "frame", "text") if found["items"][kind])
+    of_kinds = [(kind, found["items"][kind]) for kind in ("image", "frame", "text")]
+    items = ", ".join(counted(count, kind) for kind, count in of_kinds if count)
     listing(
         [
-            ("library", f"{found['data']}: {size(found['bytes'])} in {found['shards']} shards"),
+            ("library", f"{found['data']}: {size(found['bytes'])} in {counted(found['shards'], 'shard')}"),
             ("items", items or "none"),
             ("encoder", f"{found['encoder']}, {found['dim']} dimensions"),
             ("index", _index_line(found["index"])),
             *[(f"recall@10 {modality}", line) for modality, line in _recall_lines(found["index"])],
+            ("faiss", _faiss_line(found["faiss"])),
             ("skipped", account(found["skipped"]) or "none"),
         ]
     )
     for entry in found.get("skipped_files", []):
-        print(f"  {entry['path']}: {entry['reason']}{': ' if entry['detail'] else ''}{entry['detail']}")
+        say(f"  {entry['path']}: {entry['reason']}{': ' if entry['detail'] else ''}{entry['detail']}")
 
 
 def verify_command(
@@ -48,7 +51,10 @@ def verify_command(
     repair: Annotated[bool, typer.Option("--repair", help="Make whole what can be made whole.")] = False,
     json: Json = False,
 ) -> None:
-    """Check every shard against its checksum, the counts, and the index against the shards."""
+    """Check the library against its checksums.
+
+    Every shard is read, the items are counted, and the index is compared with the shards.
+    """
     from xsearch import maintenance
 
     done = maintenance.repair(data) if repair else []
@@ -57,31 +63,32 @@ def verify_command(
         print_json({"clean": not faults, "faults": [asdict(fault) for fault in faults], "repaired": done})
     else:
         for line in done:
-            print(f"repaired: {line}")
+            say(f"repaired: {line}")
         for fault in faults:
-            print(f"{fault.file}: {fault.what}")
+            say(f"{fault.file}: {fault.what}")
         if not faults:
-            print("clean")
+            say("clean")
     if faults:
         warn("the library is damaged; `xsearch verify --repair` mends what can be mended")
         raise typer.Exit(BROKEN)
 
 
 def forget_command(
-    path: Annotated[Path, typer.Argument(help="A file, or a folder with all below it.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, or a folder with all below it.")],
     data: Data = DEFAULT_DATA,
     json: Json = False,
 ) -> None:
     """Remove a file or folder from the library. The files stay, and indexing their folder finds them again."""
     from xsearch.maintenance import forget
 
-    removed = forget(data, path.resolve())
+    # A link is known by its own name when it was found below a source, and the source itself by where it leads.
+    removed = forget(data, Path(os.path.normpath(path.absolute()))) or forget(data, Path(os.path.realpath(path)))
     if json:
         print_json({"removed": removed})
     elif removed:
-        print(f"removed {removed:,} files from the library")
+        say(f"removed {counted(removed, 'file')} from the library")
     else:
-        print(f"the library knows nothing at {path}")
+        say(f"the library knows nothing at {path}")
     if not removed:
         raise typer.Exit(NOTHING_KNOWN)
 
@@ -101,11 +108,11 @@ def models_command(json: Json = False) -> None:
         print_json({"models": models})
         return
     listing([(str(model["name"]), f"{model['what']}{_alias(model)}") for model in models])
-    print(
+    say(
         "any other model of open_clip: --model openclip:ARCHITECTURE/PRETRAINED, or openclip:ARCHITECTURE/CHECKPOINT.pt"
     )
     if not ready:
-        print("all but the built-in one need torch and open_clip: `pip install 'xsearch[clip]'`")
+        say("all but the built-in one need torch and open_clip: `pip install 'xsearch[clip]'`")
 
 
 def _alias(model: dict[str, Any]) -> str:
@@ -119,6 +126,14 @@ def _index_line(index: dict[str, Any]) -> str:
         f"{index['kind']} of {index['rows']:,} vectors, {index['nlist']:,} lists, {size(index['bytes'])}, "
         f"built in {index['build_s']} s"
     )
+
+
+def _faiss_line(faiss: dict[str, Any]) -> str:
+    if len(faiss["distributions"]) > 1:
+        both = " ".join(faiss["distributions"])
+        return f"{both} overwrite one another: `pip uninstall -y {both}`, then install one of them"
+    gpus = counted(faiss["n_gpus"], "GPU") if faiss["n_gpus"] else "no GPU"
+    return f"{faiss['version']}, {' '.join(faiss['distributions'])}, {gpus}"
 
 
 def _recall_lines(index: dict[str, Any]) -> list[tuple[str, str]]:

@@ -7,11 +7,12 @@ import typer
 
 DEFAULT_DATA = Path("index_data")
 
-Data = Annotated[Path, typer.Option("--data", envvar="XSEARCH_DATA", help="The library folder.")]
+Data = Annotated[Path, typer.Option("--data", metavar="FOLDER", envvar="XSEARCH_DATA", help="The library folder.")]
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
+        metavar="NAME",
         envvar="XSEARCH_MODEL",
         show_default="the library's own, else builtin",
         help="The encoder; `xsearch models` lists them.",

@@ -2,25 +2,43 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))
+    """Print one line of ASCII, which is JSON whatever the encoding of the terminal or pipe."""
+    print(json.dumps(value))
+
+
+def say(line: str) -> None:
+    """Print one line. Control characters are escaped: a file's name shall not colour or clear a terminal."""
+    print(_visible(line))
 
 
 def warn(message: str) -> None:
-    """Say something beside the answer."""
-    print(f"xsearch: {message}", file=sys.stderr)
+    """Say something beside the answer, in one line."""
+    print(_visible(f"xsearch: {' '.join(message.split())}"), file=sys.stderr)
+
+
+def _visible(line: str) -> str:
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], line)
 
 
 def listing(rows: Sequence[tuple[str, str]]) -> None:
     """Print names and values in two columns."""
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        print(f"{name:<{width}}  {value}")
+        say(f"{name:<{width}}  {value}")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `1 file`, `2,000 files`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def account(counts: Mapping[str, int]) -> str:

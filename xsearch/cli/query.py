@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xsearch.cli.options import DEFAULT_DATA, Data, Json, Model
-from xsearch.cli.output import print_json, short, shortened, warn
+from xsearch.cli.output import print_json, say, short, shortened, warn
 
 if TYPE_CHECKING:
     from xsearch.types import Hit
@@ -21,15 +21,21 @@ def query_command(
         str | None, typer.Argument(metavar="TEXT", show_default=False, help="What to find, in words.")
     ] = None,
     image: Annotated[
-        Path | None, typer.Option("--image", show_default=False, help="A picture to find the like of, or texts for.")
+        Path | None,
+        typer.Option(
+            "--image", metavar="FILE", show_default=False, help="A picture to find the like of, or texts for."
+        ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, max=100_000, help="How many hits.")] = 10,
-    kind: Annotated[str, typer.Option("--kind", help="What to find: image, text, frame or any.")] = "any",
+    k: Annotated[int, typer.Option("-k", metavar="N", min=1, max=100_000, help="How many hits.")] = 10,
+    kind: Annotated[
+        str, typer.Option("--kind", metavar="KIND", help="What to find: image, text, frame or any.")
+    ] = "any",
     data: Data = DEFAULT_DATA,
     model: Model = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the hits as a contact sheet in the browser.")] = False,
     sheet: Annotated[
-        Path | None, typer.Option("--sheet", show_default=False, help="Write the contact sheet to this HTML file.")
+        Path | None,
+        typer.Option("--sheet", metavar="FILE", show_default=False, help="Write the contact sheet to this HTML file."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -46,7 +52,7 @@ def query_command(
         from xsearch.cli.sheet import contact_sheet
 
         page = sheet or Path(tempfile.mkdtemp(prefix="xsearch-"), "hits.html")
-        page.write_text(contact_sheet(text or str(image), hits), "utf-8")
+        page.write_text(contact_sheet(text or str(image), hits), "utf-8", "xmlcharrefreplace")
         warn(f"the contact sheet is {page}")
         if open_ and not webbrowser.open(page.resolve().as_uri()):
             warn("no browser could be started; open the file yourself")
@@ -74,10 +80,10 @@ def _record(hit: "Hit") -> dict[str, Any]:
 
 def _print_table(hits: list["Hit"]) -> None:
     if not hits:
-        print("nothing found: the library holds no such item")
+        say("nothing found: the library holds no such item")
         return
-    print("rank  score  path")
+    say("rank  score  path")
     for hit in hits:
-        print(f"{hit.rank:>4}  {hit.score:.3f}  {short(hit.path)}")
+        say(f"{hit.rank:>4}  {hit.score:.3f}  {short(hit.path)}")
         if hit.text:
-            print(f"{'':13}{shortened(hit.text)}")
+            say(f"{'':13}{shortened(hit.text)}")

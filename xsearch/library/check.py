@@ -1,19 +1,17 @@
 """Whether a library is what was written, and what can be saved of one that is not."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from xsearch.errors import LibraryDamaged
 from xsearch.library.files import file_sha256
-from xsearch.library.library import SKIPPED, Library, read_skipped
+from xsearch.library.library import Library
 from xsearch.library.manifest import MANIFEST, Manifest, ShardEntry
-from xsearch.library.shards import Shard, shard_origin, shard_path
-from xsearch.types import Fingerprint
+from xsearch.library.shards import Shard, shard_origin, shard_path, whole_shards
+from xsearch.library.skipped import SKIPPED, read_skipped
 
 # Unit vectors, rounded to float16.
 NORM_TOLERANCE = 2e-3
@@ -31,7 +29,7 @@ class Fault:
 def faults(folder: Path) -> list[Fault]:
     """Read a whole library and return what is wrong with its manifest, its shards and its list of skipped files.
 
-    Raises LibraryNotFound.
+    What a writer lets go of meanwhile is no fault. Raises LibraryNotFound.
     """
     try:
         manifest = Manifest.load(folder)
@@ -42,8 +40,11 @@ def faults(folder: Path) -> list[Fault]:
         for entry in manifest.shards
         if (what := _shard_fault(folder, entry, manifest.fingerprint.dim))
     ]
-    if not found:
-        library = Library(folder, manifest)
+    if found:
+        live = {entry.id for entry in Manifest.load(folder).shards}
+        found = [fault for fault in found if fault.shard in live]
+    else:
+        library = Library.open(folder)
         ids = library.column("id").to_numpy()[library.alive]
         if twice := len(ids) - len(np.unique(ids)):
             found.append(Fault(MANIFEST, f"{twice} items are in it twice"))
@@ -57,35 +58,24 @@ def faults(folder: Path) -> list[Fault]:
 def recover(folder: Path) -> Manifest:
     """Return a manifest of all shards in the folder that are whole, for one that is lost or cannot be read.
 
-    Of an item in several shards the youngest counts. Items that were removed come back; the next index run removes
+    Of a file in several states the youngest counts. Items that were removed come back; the next index run removes
     them again. Raises LibraryDamaged if no shard is whole.
     """
-    origins = {path: shard_origin(path) for path in sorted((folder / "shards").glob("*.parquet"))}
-    origin = next((origin for origin in reversed(origins.values()) if origin is not None), None)
-    if origin is None:
-        raise LibraryDamaged(f"no shard in {folder} can be read", remedy="delete the folder and index again")
-    fingerprint = Fingerprint(**origin["fingerprint"])
-    entries = [_entry(path) for path, its_origin in origins.items() if its_origin == origin]
-    whole = [entry for entry in entries if _shard_fault(folder, entry, fingerprint.dim) is None]
-    commit = max((int(entry.id.split("-")[0]) for entry in whole), default=0)
-    manifest = Manifest(origin["encoder"], fingerprint, commit, tuple(whole))
-    return replace(manifest, shards=tuple(_without_older_twins(Library(folder, manifest))))
+    whole = tuple(whole_shards(folder))
+    if not whole:
+        raise LibraryDamaged(f"no shard in {folder} is whole", remedy="delete the folder and index again")
+    origin = shard_origin(shard_path(folder, whole[-1].id))
+    manifest = Manifest(origin.encoder, origin.fingerprint, whole[-1].commit, whole)
+    return replace(manifest, shards=manifest.with_dead(_outlived(Library(folder, manifest))))
 
 
-def _without_older_twins(library: Library) -> Iterator[ShardEntry]:
-    ids = library.column("id").to_numpy()
-    # np.unique names the first of equal values: of the reversed ids that is the youngest.
-    _, from_the_end = np.unique(ids[::-1], return_index=True)
-    dead = np.setdiff1d(np.arange(len(ids)), len(ids) - 1 - from_the_end)
-    start = 0
-    for entry in library.manifest.shards:
-        here = dead[(dead >= start) & (dead < start + entry.rows)] - start
-        yield replace(entry, dead=tuple(here.tolist()))
-        start += entry.rows
-
-
-def _entry(path: Path) -> ShardEntry:
-    return ShardEntry(path.stem, pq.read_metadata(path).num_rows, path.stat().st_size, file_sha256(path))
+def _outlived(library: Library) -> list[int]:
+    """Return the rows of which a younger row holds the same item, and all others of that older state of its file."""
+    ids = library.column("id").to_pylist()
+    states = list(zip(*(library.column(name).to_pylist() for name in ("root", "path", "content_hash")), strict=True))
+    youngest = {item: row for row, item in enumerate(ids)}
+    older = {states[row] for row, item in enumerate(ids) if states[row] != states[youngest[item]]}
+    return [row for row, item in enumerate(ids) if row != youngest[item] or states[row] in older]
 
 
 def _shard_fault(folder: Path, entry: ShardEntry, dim: int) -> str | None:

@@ -15,15 +15,25 @@ def replacing(path: Path) -> Iterator[Path]:
 
     On failure (a full disk, Ctrl-C) the temporary file is removed and `path` stays as it was.
     """
-    temporary = path.with_name(path.name + TEMPORARY)
-    try:
+    with passing(path.with_name(path.name + TEMPORARY)) as temporary:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        settle(temporary, path)
+
+
+@contextmanager
+def passing(path: Path) -> Iterator[Path]:
+    """Yield `path`, and remove what is there in the end."""
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def settle(temporary: Path, path: Path) -> None:
+    """Make a file durable and give it its name, in one step, in place of what had it."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
     _sync_folder(path.parent)
 
 

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from xsearch.errors import LibraryDamaged
 from xsearch.library.manifest import Manifest
 from xsearch.library.shards import KINDS, Shard, shard_path
+from xsearch.library.skipped import read_skipped
 from xsearch.types import Item, Kind, Skipped
 from xsearch.vectors import VectorTable
-
-SKIPPED = "skipped.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ class Library:
         """Return the items of these rows, in the order asked for."""
         shard_of = np.searchsorted(self._starts, rows, side="right") - 1
         found: dict[int, Item] = {}
-        for position in np.unique(shard_of):
+        for position in set(shard_of.tolist()):
             here = rows[shard_of == position]
             items = self._shards[position].items(here - self._starts[position])
             found |= dict(zip(here.tolist(), items, strict=True))
@@ -121,13 +119,3 @@ class Library:
     @cached_property
     def _kinds(self) -> NDArray[np.uint8]:
         return np.concatenate([np.empty(0, np.uint8), *(shard.kinds for shard in self._shards)])
-
-
-def read_skipped(folder: Path) -> list[Skipped]:
-    path = folder / SKIPPED
-    if not path.exists():
-        return []
-    try:
-        return [Skipped(**record) for record in pq.read_table(path).to_pylist()]
-    except (pa.ArrowException, TypeError, OSError) as error:
-        raise LibraryDamaged(f"{path} cannot be read ({error})", remedy="`xsearch verify --repair`") from error

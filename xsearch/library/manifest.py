@@ -1,8 +1,10 @@
 """`manifest.json`: the one mutable file of a library. What it does not name does not exist."""
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,29 @@ from xsearch.types import Fingerprint
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+# The last field is a checksum of all before it: one flipped bit of a tombstone would else remove another item.
+_SEAL = ',"sha256":"'
 
 
 @dataclass(frozen=True, slots=True)
 class ShardEntry:
-    """A live shard. `dead` are the rows in it that were removed (tombstones), ascending."""
+    """A live shard. `dead` are the rows in it that were removed (tombstones), ascending.
+
+    Its id is the commit that brought its youngest row, so that ids sort as the rows of a library do, and the beginning
+    of `sha256`, so that a file can be checked without this entry. `sha256` is of the whole file; `footer_sha256` of its
+    end, which says where all else lies and is checked whenever it is opened.
+    """
 
     id: str
     rows: int
     bytes: int
     sha256: str
+    footer_sha256: str
     dead: tuple[int, ...] = ()
+
+    @property
+    def commit(self) -> int:
+        return int(self.id.partition("-")[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +65,33 @@ class Manifest:
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
 
+    def with_dead(self, rows: Iterable[int]) -> tuple[ShardEntry, ...]:
+        """Return the shards with these rows among their dead."""
+        buried = sorted({int(row) for row in rows})
+        shards, start = [], 0
+        for shard in self.shards:
+            here = buried[bisect_left(buried, start) : bisect_left(buried, start + shard.rows)]
+            shards.append(replace(shard, dead=tuple(sorted({*shard.dead, *(row - start for row in here)}))))
+            start += shard.rows
+        return tuple(shards)
+
     def save(self, folder: Path) -> None:
         with replacing(folder / MANIFEST) as temporary:
-            temporary.write_text(json.dumps(asdict(self), separators=(",", ":")) + "\n", "utf-8")
+            body = json.dumps(asdict(self), separators=(",", ":")).removesuffix("}")
+            temporary.write_bytes(f"{body}{_SEAL}{_sealed(body)}".encode())
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
         """Read the last commit. Raises LibraryNotFound, LibraryDamaged or LibraryTooNew."""
         try:
-            raw = json.loads((folder / MANIFEST).read_text("utf-8"))
+            text = (folder / MANIFEST).read_bytes().decode()
+            raw = json.loads(text)
+            body, seal, checksum = text.rpartition(_SEAL)
+            if seal and checksum != _sealed(body):
+                raise ValueError("its checksum differs")
         except (FileNotFoundError, NotADirectoryError) as error:
+            if any((folder / "shards").glob("*.parquet")):
+                raise _unreadable(folder, error) from error
             raise LibraryNotFound(
                 f"there is no library in {folder}", remedy="make one: `xsearch index SOURCE`"
             ) from error
@@ -69,6 +100,7 @@ class Manifest:
         if isinstance(raw, dict) and isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
             raise LibraryTooNew(f"{folder} was written by a newer xsearch", remedy="upgrade: `pip install -U xsearch`")
         try:
+            del raw["sha256"]
             return cls(
                 **raw
                 | {
@@ -79,6 +111,11 @@ class Manifest:
             )
         except (KeyError, TypeError) as error:
             raise _unreadable(folder, error) from error
+
+
+def _sealed(body: str) -> str:
+    """Return what follows the seal of a manifest that begins with `body`."""
+    return f'{hashlib.sha256(body.encode()).hexdigest()}"}}\n'
 
 
 def _unreadable(folder: Path, error: Exception) -> LibraryDamaged:

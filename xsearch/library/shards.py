@@ -4,8 +4,11 @@ A `vector` column of FixedSizeBinary, stored plainly in one page a row group, li
 200k x 512 float16 are read in 39 ms, against 2.2 s for a list column with pyarrow's defaults.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,15 +19,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from xsearch.errors import LibraryDamaged
-from xsearch.library.files import file_sha256, replacing
+from xsearch.library.files import TEMPORARY, file_sha256, passing, settle
 from xsearch.library.manifest import ShardEntry
-from xsearch.types import Embeddings, Item, Kind
+from xsearch.types import Embeddings, Fingerprint, Item, Kind
 
 # A row group is read whole to show one hit of it, and is kept below the 20,000 rows at which writers start a new page.
 ROW_GROUP_ROWS = 16_384
 
 VECTOR = "vector"
 ORIGIN = "xsearch"
+ID_DIGITS = 16
+SHARD_FILES = f"{'[0-9]' * 8}-{'[0-9a-f]' * ID_DIGITS}.parquet"
 METADATA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -51,46 +56,67 @@ REPEATING = ["kind", "root", "camera", "taken_at"]
 KINDS = tuple(Kind)
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What made the vectors of a shard, written into it: from this a lost manifest is made again."""
+
+    encoder: str
+    fingerprint: Fingerprint
+
+
 def shard_path(folder: Path, shard_id: str) -> Path:
     return folder / "shards" / f"{shard_id}.parquet"
 
 
-def items_table(items: Sequence[Item], vectors: Embeddings, origin: Mapping[str, Any]) -> pa.Table:
-    """Return one row an item; (n, dim) unit rows become float16. `origin` is what a lost manifest is recovered from."""
+def items_table(items: Sequence[Item], vectors: Embeddings, origin: Origin) -> pa.Table:
+    """Return one row an item; (n, dim) unit rows become float16."""
     columns = [pa.array([getattr(item, name) for item in items], METADATA.field(name).type) for name in METADATA.names]
     half = np.ascontiguousarray(vectors, dtype=np.float16)
     width = 2 * half.shape[1]
     column = pa.Array.from_buffers(pa.binary(width), len(half), [None, pa.py_buffer(half)])
     schema = METADATA.append(pa.field(VECTOR, pa.binary(width), nullable=False))
-    return pa.table([*columns, column], schema.with_metadata({ORIGIN: json.dumps(origin)}))
+    return pa.table([*columns, column], schema.with_metadata({ORIGIN: json.dumps(asdict(origin))}))
 
 
-def shard_origin(path: Path) -> dict[str, Any] | None:
-    """Return the origin in a shard's footer, None where it cannot be read."""
-    try:
-        metadata = pq.read_metadata(path).metadata or {}
-        origin: dict[str, Any] = json.loads(metadata[ORIGIN.encode()])
-    except (pa.ArrowException, OSError, KeyError, ValueError):
-        return None
-    return origin
+def shard_origin(path: Path) -> Origin:
+    raw = json.loads(pq.read_metadata(path).metadata[ORIGIN.encode()])
+    return Origin(raw["encoder"], Fingerprint(**raw["fingerprint"]))
 
 
-def write_shard(folder: Path, shard_id: str, tables: Iterable[pa.Table]) -> ShardEntry:
-    """Write a shard durably, holding one row group in memory. Nothing refers to it until a manifest names it."""
-    path = shard_path(folder, shard_id)
-    path.parent.mkdir(exist_ok=True)
-    rows = 0
-    with replacing(path) as temporary:
+def whole_shards(folder: Path) -> Iterator[ShardEntry]:
+    """Yield the entries of all shards in the folder that are as their names say, eldest first."""
+    for path in sorted((folder / "shards").glob(SHARD_FILES)):
+        commit, _, digits = path.stem.partition("-")
+        if file_sha256(path).startswith(digits):
+            yield shard_entry(path, int(commit))
+
+
+def shard_entry(path: Path, commit: int) -> ShardEntry:
+    """Return the entry of a whole shard, in the file `path`, whose youngest row came with `commit`."""
+    mapped = np.memmap(path, np.uint8, mode="r")
+    sha256 = _sha256(mapped)
+    rows = pq.read_metadata(path).num_rows
+    return ShardEntry(f"{commit:08d}-{sha256[:ID_DIGITS]}", rows, len(mapped), sha256, _sha256(_footer(mapped)))
+
+
+def write_shard(folder: Path, commit: int, tables: Iterable[pa.Table]) -> ShardEntry:
+    """Write a shard durably, holding one row group in memory. Nothing refers to it until a manifest names it.
+
+    `commit` is the one that its youngest row comes with.
+    """
+    (folder / "shards").mkdir(exist_ok=True)
+    with passing(folder / "shards" / f"new{TEMPORARY}") as temporary:
         writer: pq.ParquetWriter | None = None
         try:
             for group in _row_groups(tables):
                 writer = writer or _parquet_writer(temporary, group.schema)
                 writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
-                rows += group.num_rows
         finally:
             if writer is not None:
                 writer.close()
-        return ShardEntry(shard_id, rows, temporary.stat().st_size, file_sha256(temporary))
+        entry = shard_entry(temporary, commit)
+        settle(temporary, shard_path(folder, entry.id))
+        return entry
 
 
 def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -111,15 +137,17 @@ def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def _parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     metadata = METADATA.names
-    return pq.ParquetWriter(
+    writer = pq.ParquetWriter(
         path,
         schema,
         compression=dict.fromkeys(metadata, "zstd") | {VECTOR: "none"},
         use_dictionary=REPEATING,
         write_statistics=metadata,
         data_page_size=1 << 30,
-        store_schema=False,
+        store_schema=False,  # the types of Parquet say enough
     )
+    writer.add_key_value_metadata(schema.metadata)  # it would go with the schema that is not stored
+    return writer
 
 
 class Shard:
@@ -128,84 +156,107 @@ class Shard:
     def __init__(self, folder: Path, entry: ShardEntry, dim: int) -> None:
         self.entry = entry
         self._path = shard_path(folder, entry.id)
-        try:
-            self._file = pq.ParquetFile(self._path, memory_map=True)
-        except pa.ArrowInvalid as error:
-            raise self._damaged(str(error)) from error
-        if self._file.metadata.num_rows != entry.rows or self._path.stat().st_size != entry.bytes:
-            raise self._damaged("it has not the size that was written")
-        names = self._file.schema_arrow.names
-        if missing := {VECTOR, *METADATA.names} - set(names):
-            raise self._damaged(f"it lacks the columns {', '.join(sorted(missing))}")
-        if self._file.schema_arrow.field(VECTOR).type != pa.binary(2 * dim):
-            raise self._damaged(f"its vectors have not {dim} dimensions")
         self._dim = dim
+        if self._path.stat().st_size != entry.bytes:
+            raise self._damaged("it has not the size that was written")
+        # One map for numpy and Parquet: one descriptor a shard, and all can be read when a writer has removed the file.
+        self._mapped = np.memmap(self._path, np.uint8, mode="r")
+        if _sha256(_footer(self._mapped)) != entry.footer_sha256:
+            raise self._damaged("its footer is not what was written")
+        with self._reading():
+            self._file = self._parquet_file()
+            schema = self._file.schema_arrow
+        if self._file.metadata.num_rows != entry.rows:
+            raise self._damaged(f"it has not the {entry.rows} rows that were written")
+        types = dict(zip(schema.names, schema.types, strict=True))
+        expected = dict(zip(METADATA.names, METADATA.types, strict=True)) | {VECTOR: pa.binary(2 * dim)}
+        if wrong := [name for name, kind in expected.items() if types.get(name) != kind]:
+            raise self._damaged(f"it lacks the columns {', '.join(wrong)} as they should be")
         groups = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
         self._starts = np.cumsum([0, *groups])
 
     @cached_property
     def segments(self) -> list[NDArray[np.float16]]:
         """The vectors, (n_i, dim) a row group, mapped from the file where they lie in it plainly."""
-        mapped = np.memmap(self._path, np.uint8, mode="r")
-        return [self._map(group, mapped) for group in range(self._file.num_row_groups)]
+        with self._reading():
+            return [self._map(group) for group in range(self._file.num_row_groups)]
 
     @cached_property
     def kinds(self) -> NDArray[np.uint8]:
         """(rows,) positions in KINDS."""
-        coded = pq.ParquetFile(self._path, memory_map=True, read_dictionary=["kind"])
         kinds = [np.empty(0, np.uint8)]
-        for chunk in self._column(coded, "kind").chunks:
-            codes = np.array([KINDS.index(Kind(kind)) for kind in chunk.dictionary.to_pylist()], np.uint8)
-            kinds.append(codes[chunk.indices.to_numpy()])
+        with self._reading():
+            for chunk in self._parquet_file(read_dictionary=["kind"]).read(["kind"], use_threads=False)["kind"].chunks:
+                codes = np.array([KINDS.index(Kind(kind)) for kind in chunk.dictionary.to_pylist()], np.uint8)
+                kinds.append(codes[chunk.indices.to_numpy()])
         return np.concatenate(kinds)
 
     def column(self, name: str) -> pa.ChunkedArray:
-        return self._column(self._file, name)
-
-    def _column(self, file: pq.ParquetFile, name: str) -> pa.ChunkedArray:
-        try:
-            return file.read([name])[name]
-        except (pa.ArrowException, OSError) as error:
-            raise self._damaged(str(error)) from error
+        with self._reading():
+            return self._file.read([name], use_threads=False)[name]
 
     def items(self, rows: NDArray[np.int64]) -> list[Item]:
         """Return the items of these rows, in the order asked for."""
         group_of = np.searchsorted(self._starts, rows, side="right") - 1
         found: dict[int, Item] = {}
-        for group in np.unique(group_of):
-            try:
-                table = self._file.read_row_group(int(group), METADATA.names)
-            except (pa.ArrowException, OSError) as error:
-                raise self._damaged(str(error)) from error
-            for row in rows[group_of == group].tolist():
-                # A slice, as `take` would load pyarrow.compute: a fifth of the CPU time of a cold query.
-                (record,) = table.slice(row - int(self._starts[group]), 1).to_pylist()
-                found[row] = Item(**record | {"kind": Kind(record["kind"])})
+        for group in set(group_of.tolist()):
+            with self._reading():
+                table = self._file.read_row_group(group, METADATA.names, use_threads=False)
+                for row in rows[group_of == group].tolist():
+                    # A slice, as `take` would load pyarrow.compute: a fifth of the CPU time of a cold query.
+                    (record,) = table.slice(row - int(self._starts[group]), 1).to_pylist()
+                    found[row] = Item(**record | {"kind": Kind(record["kind"])})
         return [found[int(row)] for row in rows]
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield all rows in order, to be written again elsewhere."""
-        for batch in self._file.iter_batches(ROW_GROUP_ROWS, columns=[*METADATA.names, VECTOR]):
-            yield pa.Table.from_batches([batch], self._file.schema_arrow)
+        if _sha256(self._mapped) != self.entry.sha256:
+            raise self._damaged("its checksum differs")  # a copy would have a checksum that agrees
+        with self._reading():
+            columns = [*METADATA.names, VECTOR]
+            for batch in self._file.iter_batches(ROW_GROUP_ROWS, columns=columns, use_threads=False):
+                yield pa.Table.from_batches([batch], self._file.schema_arrow)
 
-    def _map(self, group: int, mapped: NDArray[np.uint8]) -> NDArray[np.float16]:
+    # Read with `use_threads=False` throughout: a thread of Arrow's pool that lets go of the map while Python shuts down
+    # waits for an interpreter that is gone, and aborts the process (one query in ten).
+    def _parquet_file(self, **options: Any) -> pq.ParquetFile:
+        return pq.ParquetFile(pa.BufferReader(pa.py_buffer(self._mapped)), **options)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Make whatever altered bytes lead to, here or in Parquet, a LibraryDamaged."""
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            raise self._damaged(str(error)) from error
+
+    def _map(self, group: int) -> NDArray[np.float16]:
         row_group = self._file.metadata.row_group(group)
         rows, width = row_group.num_rows, 2 * self._dim
-        chunk = next(c for i in range(row_group.num_columns) if (c := row_group.column(i)).path_in_schema == VECTOR)
+        chunk = row_group.column(self._file.schema.names.index(VECTOR))
         start = chunk.data_page_offset + chunk.total_compressed_size - rows * width
-        header = mapped[chunk.data_page_offset : start].tobytes()
+        header = self._mapped[chunk.data_page_offset : start].tobytes()
         if (
             chunk.compression == "UNCOMPRESSED"
-            and not chunk.has_dictionary_page
+            and set(chunk.encodings) <= {"PLAIN", "RLE"}
             and _page_bytes(header) == rows * width
         ):
-            return mapped[start : start + rows * width].view(np.float16).reshape(rows, self._dim)
+            return self._mapped[start : start + rows * width].view(np.float16).reshape(rows, self._dim)
         # Laid out by another writer: correct, but a copy in memory.
-        values = self._file.read_row_group(group, [VECTOR])[VECTOR].to_pylist()
+        values = self._file.read_row_group(group, [VECTOR], use_threads=False)[VECTOR].to_pylist()
         return np.frombuffer(b"".join(values), np.float16).reshape(rows, self._dim)
 
     def _damaged(self, what: str) -> LibraryDamaged:
         return LibraryDamaged(f"shard {self._path.name} is damaged: {what}", remedy="`xsearch verify --repair`")
+
+
+def _footer(mapped: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the end of a Parquet file: the metadata, their length in 4 bytes, and 4 bytes of magic."""
+    return mapped[-8 - int.from_bytes(mapped[-8:-4].tobytes(), "little") :]
+
+
+def _sha256(mapped: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(mapped.data).hexdigest()
 
 
 def _page_bytes(header: bytes) -> int | None:

@@ -1,29 +1,24 @@
 """The one writer of a library: adds shards, buries rows, merges small shards, and commits each step whole."""
 
-import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from xsearch.errors import EncoderMismatch, LibraryDamaged, LibraryLocked, LibraryNotFound
 from xsearch.library.files import TEMPORARY, file_sha256, replacing
-from xsearch.library.library import SKIPPED, Library
-from xsearch.library.manifest import IndexEntry, Manifest, ShardEntry
-from xsearch.library.shards import items_table, shard_path, write_shard
+from xsearch.library.library import Library
+from xsearch.library.manifest import MANIFEST, IndexEntry, Manifest, ShardEntry
+from xsearch.library.shards import Origin, items_table, shard_path, write_shard
+from xsearch.library.skipped import write_skipped
 from xsearch.types import Embeddings, EncoderSpec, Item, Skipped
 
 # Shards at least this long are left alone: merging rewrites them.
 FULL_SHARD_ROWS = 262_144
 # Dead rows are carried along until they are this share of a library; then the shards that hold them are written anew.
 PURGE_SHARE = 0.25
-
-SKIPPED_SCHEMA = pa.schema([("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
 
 class LibraryWriter:
@@ -46,7 +41,7 @@ class LibraryWriter:
     def __enter__(self) -> "LibraryWriter":
         from filelock import FileLock, Timeout  # not at the top: readers import this module too
 
-        if self._spec is None and not (self.folder / "shards").is_dir():
+        if self._spec is None and not any((self.folder / name).exists() for name in (MANIFEST, "shards")):
             Manifest.load(self.folder)  # raises: never make a folder for a library that is not there
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.folder / "lock", timeout=0)
@@ -68,35 +63,27 @@ class LibraryWriter:
         self._lock.release()
 
     def add(self, items: Sequence[Item], vectors: Embeddings, *, bury: Sequence[int] = ()) -> None:
-        """Commit new items with their (n, dim) unit vectors and, in the same step, bury the rows they replace."""
-        shards = _with_dead(self.manifest.shards, bury)
+        """Commit new items with their (n, dim) unit vectors and, in the same step, bury the rows they replace.
+
+        Then keep the number of shards small: a reader holds each of them open.
+        """
+        shards = self.manifest.with_dead(bury)
         if items:
-            table = items_table(items, vectors, self._origin())
-            shards = (*shards, write_shard(self.folder, self._new_id(), [table]))
+            table = items_table(items, vectors, Origin(self.manifest.encoder, self.manifest.fingerprint))
+            shards = (*shards, write_shard(self.folder, self.manifest.commit + 1, [table]))
         if shards != self.manifest.shards:
             self._commit(shards=shards)
+            self._merge_neighbours()
 
     def bury(self, rows: Sequence[int]) -> None:
         """Commit the removal of these rows."""
         self.add([], np.empty((0, self.manifest.fingerprint.dim), np.float32), bury=rows)
 
     def merge(self) -> None:
-        """Keep the number of shards small, and their dead rows few.
-
-        Neighbours are merged while the younger is at least half as long as the elder, as in a binary counter: each row
-        is rewritten a logarithmic number of times. The order of rows stays, so an index stays valid.
-        """
+        """Keep dead rows few: write the shards that hold them anew, where they are many. That numbers rows anew."""
         if sum(len(shard.dead) for shard in self.manifest.shards) > PURGE_SHARE * self.manifest.rows:
-            self._purge()
-        groups: list[tuple[ShardEntry, ...]] = []
-        for shard in self.manifest.shards:
-            groups.append((shard,))
-            while (
-                len(groups) > 1 and _rows(groups[-2]) < FULL_SHARD_ROWS and 2 * _rows(groups[-1]) >= _rows(groups[-2])
-            ):
-                groups[-2:] = [groups[-2] + groups[-1]]
-        if len(groups) < len(self.manifest.shards):
-            self._commit(shards=tuple(self._merged(group) for group in groups))
+            self._commit(shards=tuple(self._without_dead()), index=None)
+        self._merge_neighbours()
 
     def set_index(self, rows: int, details: Mapping[str, Any], write: Callable[[Path], None]) -> None:
         """Commit an index over the first `rows` rows; `write(path)` writes its file."""
@@ -117,9 +104,7 @@ class LibraryWriter:
 
     def set_skipped(self, skipped: Sequence[Skipped]) -> None:
         """Replace the list of files that were seen and not indexed."""
-        rows = [{"path": s.path, "reason": s.reason, "detail": s.detail} for s in skipped]
-        with replacing(self.folder / SKIPPED) as temporary:
-            pq.write_table(pa.Table.from_pylist(rows, SKIPPED_SCHEMA), temporary)
+        write_skipped(self.folder, skipped)
 
     def _open(self) -> Manifest:
         try:
@@ -145,9 +130,9 @@ class LibraryWriter:
         live = {shard_path(self.folder, shard.id) for shard in self.manifest.shards}
         if self.manifest.index is not None:
             live.add(self.folder / "index" / self.manifest.index.file)
-        strays = [path for name in ("shards", "index") for path in (self.folder / name).glob("*") if path not in live]
-        for path in [*strays, *self.folder.glob(f"*{TEMPORARY}")]:
-            path.unlink(missing_ok=True)
+        for pattern in ("shards/*.parquet", "index/*.faiss", f"*{TEMPORARY}", f"*/*{TEMPORARY}"):
+            for path in set(self.folder.glob(pattern)) - live:
+                path.unlink(missing_ok=True)
 
     def _commit(self, **changes: Any) -> None:
         manifest = replace(self.manifest, commit=self.manifest.commit + 1, **changes)
@@ -155,41 +140,36 @@ class LibraryWriter:
         self.manifest = manifest
         self._clean()
 
-    def _purge(self) -> None:
-        shards = []
+    def _without_dead(self) -> Iterator[ShardEntry]:
         for shard in self.manifest.shards:
-            part = Library(self.folder, replace(self.manifest, shards=(shard,)))
             if not shard.dead:
-                shards.append(shard)
-            elif part.alive.any():
-                shards.append(write_shard(self.folder, self._new_id(), part.tables(living_only=True)))
-        self._commit(shards=tuple(shards), index=None)
+                yield shard
+            elif len(shard.dead) < shard.rows:
+                part = Library(self.folder, replace(self.manifest, shards=(shard,)))
+                yield write_shard(self.folder, shard.commit, part.tables(living_only=True))
+
+    def _merge_neighbours(self) -> None:
+        """Merge neighbours while the younger is at least half as long as the elder, as in a binary counter.
+
+        Each row is rewritten a logarithmic number of times. The order of rows stays, so an index stays valid.
+        """
+        groups: list[tuple[ShardEntry, ...]] = []
+        for shard in self.manifest.shards:
+            groups.append((shard,))
+            while (
+                len(groups) > 1 and _rows(groups[-2]) < FULL_SHARD_ROWS and 2 * _rows(groups[-1]) >= _rows(groups[-2])
+            ):
+                groups[-2:] = [groups[-2] + groups[-1]]
+        if len(groups) < len(self.manifest.shards):
+            self._commit(shards=tuple(self._merged(group) for group in groups))
 
     def _merged(self, group: tuple[ShardEntry, ...]) -> ShardEntry:
         if len(group) == 1:
             return group[0]
         part = Library(self.folder, replace(self.manifest, shards=group))
-        merged = write_shard(self.folder, self._new_id(), part.tables())
+        merged = write_shard(self.folder, group[-1].commit, part.tables())
         return replace(merged, dead=tuple(np.flatnonzero(~part.alive).tolist()))
-
-    def _origin(self) -> dict[str, Any]:
-        return {"encoder": self.manifest.encoder, "fingerprint": asdict(self.manifest.fingerprint)}
-
-    def _new_id(self) -> str:
-        # Readable in order of age; the random part keeps a name from ever meaning two contents.
-        return f"{self.manifest.commit + 1:08d}-{secrets.token_hex(4)}"
 
 
 def _rows(shards: Sequence[ShardEntry]) -> int:
     return sum(shard.rows for shard in shards)
-
-
-def _with_dead(shards: Sequence[ShardEntry], rows: Sequence[int]) -> tuple[ShardEntry, ...]:
-    """Return the shards with these rows, numbered through the library, among their dead."""
-    buried: NDArray[np.int64] = np.unique(np.asarray(rows, np.int64))
-    found, start = [], 0
-    for shard in shards:
-        here = buried[(buried >= start) & (buried < start + shard.rows)] - start
-        found.append(replace(shard, dead=tuple(sorted({*shard.dead, *here.tolist()}))) if len(here) else shard)
-        start += shard.rows
-    return tuple(found)

@@ -2,10 +2,11 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from xsearch.errors import SourceError
 from xsearch.types import Skipped
@@ -13,6 +14,9 @@ from xsearch.types import Skipped
 # The names that caption data sets in the wild give these columns, most telling first.
 PATH_COLUMNS = ("path", "image_path", "file_path", "filepath", "file_name", "filename", "image", "img", "file")
 TEXT_COLUMNS = ("caption", "captions", "text", "texts", "description", "title", "sentence", "sentences")
+
+# Tables in the wild carry pictures as base64 beside the caption.
+MAX_CELL_CHARS = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,63 +35,84 @@ def read_captions(table: Path) -> Iterator[Caption | Skipped]:
     or lacks such columns: the message names those it has.
     """
     try:
-        rows = _ROWS[table.suffix.lower()](table)
-        for number, row in enumerate(rows, start=1):
-            yield from _captions(table, number, row)
-    except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are OSError and ValueError
-        raise SourceError(f"{table} cannot be read as a table ({str(error).splitlines()[0]})") from error
+        for number, (picture, cell) in enumerate(_CELLS[table.suffix.lower()](table), start=1):
+            texts = [_clean(text) for text in (cell if isinstance(cell, list) else [cell]) if isinstance(text, str)]
+            if _is_path(picture) and any(texts):
+                yield from (Caption(number, picture, text) for text in texts if text)
+            else:
+                yield Skipped(f"{table} row {number}", "incomplete row", "it lacks a path or a text")
+    except (OSError, ValueError, csv.Error) as error:
+        raise SourceError(f"{table} cannot be read as a table ({' '.join(str(error).split())})") from error
 
 
-def _captions(table: Path, number: int, row: dict[str, Any]) -> Iterator[Caption | Skipped]:
-    cell = row[_pick(table, TEXT_COLUMNS, "texts", list(row))]
-    picture = row[_pick(table, PATH_COLUMNS, "picture paths", list(row))]
-    texts = [text.strip() for text in (cell if isinstance(cell, list) else [cell]) if isinstance(text, str)]
-    if not isinstance(picture, str) or not picture or not any(texts):
-        yield Skipped(f"{table} row {number}", "incomplete row", "it lacks a path or a text")
-        return
-    for text in texts:
-        if text:
-            yield Caption(number, picture, text)
+def _is_path(cell: object) -> TypeGuard[str]:
+    # A path with a NUL, or with half a surrogate pair, which JSON can spell, is one that no file has.
+    return isinstance(cell, str) and cell != "" and "\0" not in cell and cell == _without_surrogates(cell)
+
+
+def _clean(text: str) -> str:
+    return _without_surrogates(text).strip()
+
+
+def _without_surrogates(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _columns(table: Path, names: Sequence[str]) -> tuple[str, str]:
+    """Return the names of the columns of pictures and of texts."""
+    return _pick(table, PATH_COLUMNS, "picture paths", names), _pick(table, TEXT_COLUMNS, "texts", names)
 
 
 def _pick(table: Path, candidates: Sequence[str], meaning: str, names: Sequence[str]) -> str:
-    by_lower = {str(name).lower(): name for name in names}
+    by_lower = {name.strip().lower(): name for name in names}
     for candidate in candidates:
         if candidate in by_lower:
             return by_lower[candidate]
-    raise SourceError(f"{table} has no column of {meaning}; its columns: {', '.join(map(str, names)) or 'none'}")
+    raise SourceError(f"{table} has no column of {meaning}; its columns: {', '.join(names) or 'none'}")
 
 
-def _csv_rows(table: Path) -> Iterator[dict[str, Any]]:
+def _csv_cells(table: Path) -> Iterator[tuple[Any, Any]]:
+    csv.field_size_limit(MAX_CELL_CHARS)  # of the whole process; 128 Ki unless someone asks for more
     with table.open(encoding="utf-8-sig", newline="") as lines:
-        yield from csv.DictReader(lines, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
+        rows = csv.DictReader(lines, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
+        picture, text = _columns(table, rows.fieldnames or [])
+        yield from ((row[picture], row[text]) for row in rows)
 
 
-def _json_rows(table: Path) -> Iterator[dict[str, Any]]:
+def _json_cells(table: Path) -> Iterator[tuple[Any, Any]]:
     with table.open(encoding="utf-8-sig") as lines:
-        for line in lines:
-            if line.strip():
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError(f"{line.strip()[:40]!r} is not a JSON object")
-                yield row
+        rows = (_json_object(line) for line in lines if line.strip())
+        first = next(rows, {})
+        picture, text = _columns(table, list(first))
+        yield from ((row.get(picture), row.get(text)) for row in chain([first], rows))
 
 
-def _parquet_rows(table: Path) -> Iterator[dict[str, Any]]:
+def _json_object(line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    return row if isinstance(row, dict) else {}  # an incomplete row: the rest of the table is read
+
+
+def _parquet_cells(table: Path) -> Iterator[tuple[Any, Any]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(table) as file:
-        names = file.schema_arrow.names
-        wanted = [_pick(table, PATH_COLUMNS, "picture paths", names), _pick(table, TEXT_COLUMNS, "texts", names)]
-        for batch in file.iter_batches(columns=wanted):
-            yield from batch.to_pylist()
+    try:
+        with pq.ParquetFile(table) as file:
+            picture, text = _columns(table, file.schema_arrow.names)
+            for batch in file.iter_batches(columns=[picture, text]):
+                yield from zip(batch[picture].to_pylist(), batch[text].to_pylist(), strict=True)
+    except (pa.ArrowException, KeyError) as error:  # KeyError: two columns of one name
+        raise ValueError(str(error)) from error
 
 
-_ROWS = {
-    ".csv": _csv_rows,
-    ".tsv": _csv_rows,
-    ".jsonl": _json_rows,
-    ".ndjson": _json_rows,
-    ".parquet": _parquet_rows,
+_CELLS: dict[str, Callable[[Path], Iterator[tuple[Any, Any]]]] = {
+    ".csv": _csv_cells,
+    ".tsv": _csv_cells,
+    ".jsonl": _json_cells,
+    ".ndjson": _json_cells,
+    ".parquet": _parquet_cells,
 }
-SUFFIXES = frozenset(_ROWS)
+SUFFIXES = frozenset(_CELLS)
