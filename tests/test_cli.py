@@ -373,6 +373,26 @@ def test_a_pipe_as_picture_is_not_waited_for(home: Path, run_xsearch: RunXsearch
     assert_refused(run_xsearch("query", "--image", tmp_path / "pipe.jpg", cwd=home), "pipe.jpg is not a file")
 
 
+def test_a_source_that_is_not_there_makes_no_library(run_xsearch: RunXsearch, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("missing", "loop"):
+        done = run_xsearch("index", tmp_path / name, "--model", "builtin", cwd=tmp_path)
+        assert_refused(done, f"{tmp_path}/{name}: ", "check the path")
+    assert not (tmp_path / "index_data").exists()
+
+
+def test_a_table_that_was_mended_is_no_longer_told_as_broken(
+    home: Path, run_xsearch: RunXsearch, tmp_path: Path
+) -> None:
+    table = tmp_path / "captions.csv"
+    table.write_text(f"path,text\n{home}/pics/lion.jpg,\n")
+    index = ("index", table, "--json", "--model", "builtin", "--data", tmp_path / "library")
+    assert only_json(run_xsearch(*index))["skipped"] == {"incomplete row": 1}
+    table.write_text(f"path,text\n{home}/pics/lion.jpg,a lion\n")
+    assert only_json(run_xsearch(*index))["skipped"] == {}
+    assert only_json(run_xsearch("stats", "--json", "--data", tmp_path / "library"))["skipped"] == {}
+
+
 def test_debug_shows_the_traceback_before_the_line(home: Path, run_xsearch: RunXsearch) -> None:
     for arguments in (["--debug", "stats", "--data", "missing"], ["stats", "--data", "missing", "--debug"]):
         done = run_xsearch(*arguments, cwd=home)

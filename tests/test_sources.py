@@ -483,6 +483,22 @@ def test_a_table_takes_pictures_wherever_they_lie_and_tells_those_that_are_missi
     assert seen.skipped[0].detail == f"named in {path} row 5"
 
 
+def test_a_table_may_name_links_loops_and_pictures_without_a_suffix(folder: Path) -> None:
+    picture(folder / "real.jpg")
+    (folder / "0123abcd").write_bytes((folder / "real.jpg").read_bytes())
+    (folder / "alias.jpg").symlink_to("real.jpg")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    odd = os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jpg")
+    Path(odd).write_bytes((folder / "real.jpg").read_bytes())
+    (folder / "to_odd.jpg").symlink_to(odd)
+    names = ["alias.jpg", "loop.jpg", "to_odd.jpg", "0123abcd", "sub/../real.jpg"]
+    path = table(folder, "captions.csv", "path,text\n" + "".join(f"{name},of {name}\n" for name in names))
+    seen = surveyed(path)
+    assert [file.name for file in seen.files] == ["alias.jpg", "to_odd.jpg", "0123abcd", "real.jpg"]
+    assert [(Path(entry.path).name, entry.reason) for entry in seen.skipped] == [("loop.jpg", "broken link")]
+    assert {caption.pair for caption in seen.captions.values()} == {item_id(file) for file in seen.files}
+
+
 def test_a_picture_in_the_folder_and_in_its_table_is_one(folder: Path) -> None:
     picture(folder / "z.jpg")
     table(folder, "captions.jsonl", '{"path": "z.jpg", "text": "a dog"}')

@@ -1,5 +1,6 @@
 """Use case: bring a library up to date with its sources."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +13,7 @@ from xsearch.index.plan import IndexKind
 from xsearch.index_file import Targets, keep_index
 from xsearch.library import Library, LibraryWriter
 from xsearch.pipeline import Pipeline, Progress
+from xsearch.sources.folder import scan
 from xsearch.survey import plan_run, survey
 from xsearch.types import Skipped
 
@@ -51,11 +53,15 @@ def index(
     words what the run is at. Raises SourceError, LibraryLocked, LibraryDamaged, EncoderMismatch.
     """
     start_s = time.monotonic()
+    sources = [Path(os.path.realpath(source)) for source in sources]
+    if not data.exists():
+        for source in sources:
+            next(scan(source, leave_out=data), None)  # raises: no library is made for a source that is not there
     with LibraryWriter(data, encoder.spec) as writer:
         library = Library.open(data)
         known = library.files()
         on_stage("looking at the sources")
-        found = survey([source.resolve() for source in sources], known, leave_out=data)
+        found = survey(sources, known, leave_out=data)
         plan = plan_run(found, known)
         on_stage("indexing")
         states = [state for of_file in known.values() for state in of_file]
@@ -87,5 +93,9 @@ def _skipped_before(library: Library) -> list[Skipped]:
 
 def _still_true(before: Iterable[Skipped], settled: Sequence[Path], now: Iterable[Skipped]) -> list[Skipped]:
     """Return what was skipped now, and what was skipped earlier in places that were not looked at now."""
-    elsewhere = [entry for entry in before if not any(Path(entry.path).is_relative_to(root) for root in settled)]
+    elsewhere = [entry for entry in before if not any(_is_of(entry, root) for root in settled)]
     return sorted({entry.path: entry for entry in (*elsewhere, *now)}.values(), key=lambda entry: entry.path)
+
+
+def _is_of(entry: Skipped, source: Path) -> bool:
+    return Path(entry.path).is_relative_to(source) or entry.path.startswith(f"{source} row ")  # of a table

@@ -185,7 +185,7 @@ class Pipeline:
                 raise Undecodable("too large", f"{work.file.bytes} bytes")
             data = path.read_bytes()
             content_hash = blake2b(data, digest_size=16).hexdigest()
-            is_picture = path.suffix.lower() in images.SUFFIXES
+            is_picture = path.suffix.lower() not in texts.SUFFIXES  # a table may name pictures without a suffix
             state = self._known.get(content_hash)
             if work.known is not None and work.known.content_hash == content_hash:
                 return _Twin(work, content_hash, work.known)

@@ -1,5 +1,6 @@
 """What is there, what is known, and so what is to be done: the plan of an index run."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -131,7 +132,8 @@ def _take_table(table: FoundFile, found: Survey) -> None:
             if isinstance(caption, Skipped):
                 found.skipped.append(caption)
                 continue
-            picture = (table.file.parent / caption.picture).resolve()
+            # As a scan names it, so without following links: one file found in both ways is one item.
+            picture = Path(os.path.normpath(table.file.parent / caption.picture))
             if picture not in found.files:
                 looked = look(table.file.parent, picture)
                 if isinstance(looked, Skipped):

@@ -188,7 +188,8 @@ class Shard:
         with self._reading():
             for chunk in self._parquet_file(read_dictionary=["kind"]).read(["kind"], use_threads=False)["kind"].chunks:
                 codes = np.array([KINDS.index(Kind(kind)) for kind in chunk.dictionary.to_pylist()], np.uint8)
-                kinds.append(codes[chunk.indices.to_numpy()])
+                # Not `to_numpy()`, which imports pandas where that is installed: half the CPU time of a cold query.
+                kinds.append(codes[np.frombuffer(chunk.indices.buffers()[1], np.int32, len(chunk), 4 * chunk.offset)])
         return np.concatenate(kinds)
 
     def column(self, name: str) -> pa.ChunkedArray:
@@ -201,7 +202,9 @@ class Shard:
         found: dict[int, Item] = {}
         for group in set(group_of.tolist()):
             with self._reading():
-                table = self._file.read_row_group(group, METADATA.names, use_threads=False)
+                # A reader of its own: threads share a shard, and one reader used by two of them crashes.
+                reader = self._parquet_file(metadata=self._file.metadata)
+                table = reader.read_row_group(group, METADATA.names, use_threads=False)
                 for row in rows[group_of == group].tolist():
                     # A slice, as `take` would load pyarrow.compute: a fifth of the CPU time of a cold query.
                     (record,) = table.slice(row - int(self._starts[group]), 1).to_pylist()
