@@ -1,5 +1,6 @@
 """`xsearch query`."""
 
+import os
 import tempfile
 import webbrowser
 from pathlib import Path
@@ -44,6 +45,8 @@ def query_command(
     Scores are cosines, higher is better. With --kind any, texts and pictures are ranked by how far each stands out
     among its own kind, as their cosines are not on one scale.
     """
+    # One question does not repay the start of threads for linear algebra.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from xsearch.searcher import Searcher
 
     searcher = Searcher(data, model=model, on_warning=warn)
