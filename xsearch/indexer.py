@@ -1,10 +1,10 @@
 """Use case: bring a library up to date with its sources."""
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from xsearch.encoders import Encoder
@@ -13,17 +13,16 @@ from xsearch.index.plan import IndexKind
 from xsearch.index_file import Targets, keep_index
 from xsearch.library import Library, LibraryWriter
 from xsearch.pipeline import Pipeline, Progress
-from xsearch.sources.folder import scan
-from xsearch.survey import plan_run, survey
+from xsearch.survey import Layout, plan_run, survey
 from xsearch.types import Skipped
 
 
 @dataclass(frozen=True, slots=True)
 class IndexReport:
-    """What an index run did, counted in files and in rows of tables: seen = indexed + unchanged + moved + skipped.
+    """What an index run did, counted in files, rows of tables and samples of data sets.
 
-    `removed` were known and are gone; `skipped` counts by reason; `items` is what the library holds now; `notes`
-    are sentences for a person.
+    seen = indexed + unchanged + moved + skipped. `removed` were known and are gone; `skipped` counts by reason; `items`
+    is what the library holds now; `notes` are sentences for a person.
     """
 
     seen: int
@@ -38,10 +37,11 @@ class IndexReport:
 
 
 def index(
-    sources: Sequence[Path],
+    sources: Sequence[str | Path],
     data: Path,
     encoder: Encoder,
     *,
+    layout: Layout | None = None,
     index_kind: IndexKind | None = None,
     targets: Targets | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -53,26 +53,26 @@ def index(
     words what the run is at. Raises SourceError, LibraryLocked, LibraryDamaged, EncoderMismatch.
     """
     start_s = time.monotonic()
-    sources = [Path(os.path.realpath(source)) for source in sources]
-    if not data.exists():
-        for source in sources:
-            next(scan(source, leave_out=data), None)  # raises: no library is made for a source that is not there
+    look = partial(survey, sources, leave_out=data, layout=layout)
+    # Looked at first, so that no library is made for a source that is not there.
+    found = None if data.exists() else look({})
     with LibraryWriter(data, encoder.spec) as writer:
         library = Library.open(data)
         known = library.files()
         on_stage("looking at the sources")
-        found = survey(sources, known, leave_out=data)
-        plan = plan_run(found, known)
+        found = found or look(known)
+        plan = plan_run(found, known, writer.manifest.containers)
         on_stage("indexing")
         states = [state for of_file in known.values() for state in of_file]
         pipeline = Pipeline(plan, states, writer=writer, library=library, encoder=encoder, on_progress=on_progress)
         tally = pipeline.run()
         skipped = {entry.path: entry for entry in (*found.skipped, *tally.skipped)}
+        writer.set_containers({**writer.manifest.containers, **tally.read_whole})
         writer.set_skipped(_still_true(_skipped_before(library), found.settled, skipped.values()))
         writer.merge()
         keep_index(writer, encoder, kind=index_kind, targets=targets, on_stage=on_stage)
     return IndexReport(
-        seen=len(found.files) + len(found.captions) + len({entry.path for entry in found.skipped}),
+        seen=plan.seen + tally.samples,
         indexed=tally.indexed,
         unchanged=tally.unchanged,
         moved=tally.moved,
@@ -98,4 +98,6 @@ def _still_true(before: Iterable[Skipped], settled: Sequence[Path], now: Iterabl
 
 
 def _is_of(entry: Skipped, source: Path) -> bool:
-    return Path(entry.path).is_relative_to(source) or entry.path.startswith(f"{source} row ")  # of a table
+    # What is inside a table or an archive is told as `captions.csv row 3`.
+    inside = entry.path.startswith(f"{source} ") and not source.is_dir()
+    return inside or Path(entry.path).is_relative_to(source)

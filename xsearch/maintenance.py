@@ -88,9 +88,9 @@ def repair(data: Path, on_stage: Callable[[str], None] = lambda stage: None) -> 
             done.append(f"manifest.json was made anew from {len(writer.manifest.shards)} of {shards} shards")
         found = faults(data)
         if lost := {fault.shard for fault in found if fault.shard is not None}:
-            rows = sum(shard.rows for shard in writer.manifest.shards if shard.id in lost)
+            items = sum(shard.rows - len(shard.dead) for shard in writer.manifest.shards if shard.id in lost)
             writer.drop_shards(lost)
-            done.append(f"{len(lost)} damaged shards with {rows} items were let go: run `xsearch index SOURCE` again")
+            done.append(f"damaged shards were let go of: {len(lost)}, with {items} items; run `xsearch index SOURCE`")
         if any(fault.file == SKIPPED for fault in found):
             writer.set_skipped([])
             done.append(f"{SKIPPED} was emptied: the next index run fills it")

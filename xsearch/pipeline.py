@@ -6,20 +6,24 @@ Pictures that are decoded and wait for the encoder are bounded, so that memory d
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from hashlib import blake2b
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from xsearch.encoders import Encoder
-from xsearch.errors import Undecodable
+from xsearch.errors import SourceError, Undecodable
 from xsearch.library import FileState, Library, LibraryWriter
 from xsearch.media import images, texts
-from xsearch.survey import FileWork, RunPlan
+from xsearch.sources.samples import Sample, read_picture
+from xsearch.sources.tars import DAMAGED_ARCHIVE
+from xsearch.survey import ContainerWork, FileWork, RunPlan
 from xsearch.types import Embeddings, Item, Kind, RGBImage, Skipped, item_id
 
 _T = TypeVar("_T")
@@ -48,13 +52,15 @@ class Progress:
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the files and captions of a run."""
+    """What became of the files, captions and samples of a run; `read_whole` are containers with their signatures."""
 
     indexed: int = 0
     unchanged: int = 0
     moved: int = 0
     removed: int = 0
+    samples: int = 0
     skipped: list[Skipped] = field(default_factory=list)
+    read_whole: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +88,22 @@ class _Twin:
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
-    """A file that gives no item. What it was before goes too, unless the trouble may pass."""
+    """A file or sample that gives no item, and the rows of what it was before, unless the trouble may pass."""
 
-    work: FileWork
     skipped: Skipped
-    may_pass: bool
+    bury: tuple[int, ...] = ()
 
 
-_Read = _Picture | list[_Entry] | _Twin | _Refused
+@dataclass(frozen=True, slots=True)
+class _Sampled:
+    """A sample of a container: nothing to encode if it is known."""
+
+    content_hash: str
+    picture: _Picture | None = None
+    texts: tuple[_Entry, ...] = ()
+
+
+_Read = _Picture | list[_Entry] | _Twin | _Refused | _Sampled
 
 
 @dataclass(slots=True)
@@ -144,13 +158,13 @@ class Pipeline:
                 self._outbox.bury += state.rows
             self._commit()
             self._await_write()
-        self.tally.removed = self._vanished.total()
+        self.tally.removed += self._vanished.total()
         return self.tally
 
     def _run(self) -> None:
         total = len(self._plan.files) + len(self._plan.captions)
         done = 0
-        for read in self._read_ahead():
+        for read in self._ahead(partial(self._read, work) for work in self._plan.files):
             self._take(read)
             done += 1
             self._on_progress(Progress(done, total, self._bound_by()))
@@ -158,18 +172,81 @@ class Pipeline:
             self._take([_Entry(caption)])
             done += 1
             self._on_progress(Progress(done, total, self._bound_by()))
+        for work in self._plan.containers:
+            for _ in self._read_container(work):
+                done += 1
+                self._on_progress(Progress(done, max(done, total), self._bound_by()))
         self._encode_pictures()
         self._encode_texts()
 
-    def _read_ahead(self) -> Iterator[_Read]:
-        """Yield the files of the plan as they were read, in order, a bounded number ahead of the encoder."""
+    def _read_container(self, container: ContainerWork) -> Iterator[None]:
+        """Take the samples of a container, one a step; at its end let go of those that are not in it any more."""
+        name = container.source.name
+        known = {state.content_hash: state for state in container.known}
+        seen: set[str] = set()
+        refused: list[Skipped] = []
+        try:
+            for read in self._ahead(self._sample_jobs(container, known)):
+                self._take(read)
+                self.tally.samples += 1
+                if isinstance(read, _Sampled):
+                    seen.add(read.content_hash)
+                elif isinstance(read, _Refused):
+                    refused.append(read.skipped)
+                yield
+        except SourceError as error:
+            self.tally.samples += 1
+            self.tally.skipped.append(Skipped(name, "unreadable data set", str(error)))
+            return
+        if any(skipped.reason == DAMAGED_ARCHIVE for skipped in refused):
+            return  # what is missing may be behind the damage
+        gone = [state for content_hash, state in known.items() if content_hash not in seen]
+        self._outbox.bury += [row for state in gone for row in state.rows]
+        self.tally.removed += len(gone)
+        if not refused:
+            # One with anything refused is read again, so that the list of what was skipped stays true.
+            self.tally.read_whole[name] = container.signature
+
+    def _sample_jobs(self, container: ContainerWork, known: Mapping[str, FileState]) -> Iterator[Callable[[], _Read]]:
+        for sample in container.source.samples():
+            if isinstance(sample, Skipped):
+                yield partial(_Refused, sample)
+            else:
+                yield partial(self._read_sample, container, known, sample)
+
+    def _read_sample(self, container: ContainerWork, known: Mapping[str, FileState], sample: Sample) -> _Read:
+        """Make a sample into a picture and its texts. Runs in the pool."""
+        name = container.source.name
+        try:
+            data = read_picture(sample.image)
+            content_hash = _digest("\0".join((_digest(data), *sample.texts)).encode())
+            state = known.get(content_hash)
+            if state is not None and len(state.rows) == 1 + len(sample.texts):
+                return _Sampled(state.content_hash)
+            pixels, meta = images.decode_image(data, self._encoder.spec.image_px)
+        except Undecodable as error:
+            return _Refused(Skipped(f"{name} {sample.key}", error.reason, error.detail))
+        except SourceError as error:
+            return _Refused(Skipped(f"{name} {sample.key}", "unreadable file", error.message))
+        item = _sample_item(container, sample.key, content_hash)
+        # A sample of which a run that was killed committed a part is replaced whole.
+        picture = _Entry(_with_meta(item, meta), state.rows if state is not None else ())
+        captions = [
+            _Entry(replace(item, id=item_id(item.file, part), kind=Kind.TEXT, part=part, pair=item.id, text=text))
+            for number, text in enumerate(sample.texts)
+            for part in [f"{sample.key} text {number}"]
+        ]
+        return _Sampled(item.content_hash, _Picture(picture, pixels), tuple(captions))
+
+    def _ahead(self, jobs: Iterator[Callable[[], _Read]]) -> Iterator[_Read]:
+        """Yield what the jobs return, in order, done in a pool a bounded number ahead of the encoder."""
         workers = os.cpu_count() or 1
         ahead = 2 * self._encoder.batch_size + workers
         waiting: deque[Future[_Read]] = deque()
         with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
             try:
-                for work in self._plan.files:
-                    waiting.append(pool.submit(self._read, work))
+                for job in jobs:
+                    waiting.append(pool.submit(job))
                     if len(waiting) > ahead:
                         yield self._timed(Stage.DECODING, waiting.popleft().result)
                 while waiting:
@@ -184,7 +261,7 @@ class Pipeline:
             if work.file.bytes > MAX_FILE_BYTES:
                 raise Undecodable("too large", f"{work.file.bytes} bytes")
             data = path.read_bytes()
-            content_hash = blake2b(data, digest_size=16).hexdigest()
+            content_hash = _digest(data)
             is_picture = path.suffix.lower() not in texts.SUFFIXES  # a table may name pictures without a suffix
             state = self._known.get(content_hash)
             if work.known is not None and work.known.content_hash == content_hash:
@@ -193,45 +270,41 @@ class Pipeline:
                 return _Twin(work, content_hash, state)
             if is_picture:
                 pixels, meta = images.decode_image(data, self._encoder.spec.image_px)
-                item = replace(
-                    _item(work, Kind.IMAGE, content_hash),
-                    width=meta.width,
-                    height=meta.height,
-                    taken_at=meta.taken_at,
-                    camera=meta.camera,
-                    gps_lat=meta.gps_lat,
-                    gps_lon=meta.gps_lon,
-                )
-                return _Picture(_Entry(item, _rows(work)), pixels)
+                return _Picture(_Entry(_with_meta(_item(work, Kind.IMAGE, content_hash), meta), _rows(work)), pixels)
             pieces = texts.captions(data) if work.pair else texts.passages(data)
             return [
                 _Entry(replace(_item(work, Kind.TEXT, content_hash, str(part)), text=piece), _rows(work))
                 for part, piece in enumerate(pieces)
             ]
         except Undecodable as error:
-            return _Refused(work, Skipped(str(path), error.reason, error.detail), may_pass=False)
+            return _Refused(Skipped(str(path), error.reason, error.detail), _rows(work))
         except OSError as error:
-            return _Refused(work, Skipped(str(path), "unreadable file", error.strerror or str(error)), may_pass=True)
+            return _Refused(Skipped(str(path), "unreadable file", error.strerror or str(error)))
 
     def _take(self, read: _Read) -> None:
         match read:
             case _Picture():
                 self._count(read.entry.item.content_hash, read.entry.replaces)
                 self._pictures.append(read)
-                if len(self._pictures) >= self._encoder.batch_size:
-                    self._encode_pictures()
+                self._encode_full_batches()
             case _Twin():
                 self._count(read.content_hash, _rows(read.work), same=read.state is read.work.known)
                 self._outbox.copies.append(read)
             case _Refused():
                 self.tally.skipped.append(read.skipped)
-                if not read.may_pass:
-                    self._outbox.bury += _rows(read.work)
+                self._outbox.bury += read.bury
+            case _Sampled():
+                if read.picture is None:
+                    self.tally.unchanged += 1
+                else:
+                    self.tally.indexed += 1
+                    self._texts += read.texts
+                    self._pictures.append(read.picture)
+                    self._encode_full_batches()
             case entries:
                 self._count(entries[0].item.content_hash, entries[0].replaces)
                 self._texts += entries
-                if len(self._texts) >= TEXT_BATCH:
-                    self._encode_texts()
+                self._encode_full_batches()
         if time.monotonic() - self._committed_at_s > COMMIT_S:
             self._commit()
 
@@ -243,6 +316,12 @@ class Pipeline:
             self.tally.moved += 1
         else:
             self.tally.indexed += 1
+
+    def _encode_full_batches(self) -> None:
+        if len(self._pictures) >= self._encoder.batch_size:
+            self._encode_pictures()
+        if len(self._texts) >= TEXT_BATCH:
+            self._encode_texts()
 
     def _encode_pictures(self) -> None:
         pictures, self._pictures = self._pictures, []
@@ -264,6 +343,7 @@ class Pipeline:
                 return
             self.tally.indexed -= 1
             self.tally.skipped.append(Skipped(str(entries[0].item.file), "no vector", str(error)))
+            self._outbox.bury += entries[0].replaces
             return
         self._outbox.entries += entries
         self._outbox.vectors.append(vectors)
@@ -301,6 +381,38 @@ class Pipeline:
 
     def _bound_by(self) -> Stage:
         return max(Stage, key=lambda stage: self._waited_s[stage])
+
+
+def _digest(data: bytes) -> str:
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def _with_meta(item: Item, meta: images.ImageMeta) -> Item:
+    return replace(
+        item,
+        width=meta.width,
+        height=meta.height,
+        taken_at=meta.taken_at,
+        camera=meta.camera,
+        gps_lat=meta.gps_lat,
+        gps_lon=meta.gps_lon,
+    )
+
+
+def _sample_item(container: ContainerWork, key: str, content_hash: str) -> Item:
+    path = Path(container.source.name)
+    root, name = (str(path.parent), path.name) if path.is_absolute() else (str(path), "")
+    files = container.source.files
+    return Item(
+        id=item_id(path, key),
+        kind=Kind.IMAGE,
+        root=root,
+        path=name,
+        part=key,
+        bytes=sum(file.bytes for file in files),
+        mtime_ns=max((file.mtime_ns for file in files), default=0),
+        content_hash=content_hash,
+    )
 
 
 def _rows(work: FileWork) -> tuple[int, ...]:

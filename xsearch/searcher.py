@@ -18,6 +18,7 @@ from xsearch.index.plan import SearchSettings
 from xsearch.index.search import search
 from xsearch.index_file import open_index
 from xsearch.library import Library
+from xsearch.originals import read_original
 from xsearch.ranking.merge import merged_order, standardized
 from xsearch.types import Embeddings, Hit, Kind, Modality
 
@@ -151,7 +152,10 @@ class Searcher:
                 ]
                 answers.append([(row, score) for row, score in best if row >= 0])
             items = iter(self.library.items(np.array([row for best in answers for row, _ in best], np.int64)))
-            hits = [[Hit(rank, score, next(items)) for rank, (_, score) in enumerate(best, 1)] for best in answers]
+            hits = [
+                [Hit(rank, score, next(items), read_original) for rank, (_, score) in enumerate(best, 1)]
+                for best in answers
+            ]
         took_ms = self._clock.took_ms | clock.took_ms
         return [Hits(tuple(one), took_ms) for one in hits]
 

@@ -10,29 +10,51 @@ from xsearch.errors import SourceError
 from xsearch.library import FileState
 from xsearch.media import images, texts
 from xsearch.sources import tables
+from xsearch.sources.containers import COCO_PREFIX, HUB_PREFIX, holds_samples, open_samples
 from xsearch.sources.folder import FoundFile, look, scan
+from xsearch.sources.samples import SampleSource
 from xsearch.types import Item, Kind, Skipped, item_id
 
 # Reasons that say nothing about whether a file is still there: what is known of it, and of all below it, is kept.
 MAY_PASS = frozenset({"unreadable folder", "unreadable file", "unreadable table", "broken link"})
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things are in tables and data sets, as far as a person says it; None is for the readers to find out.
+
+    `root` is the folder that paths in a table or in COCO's JSON are relative to.
+    """
+
+    path_column: str | None = None
+    image_column: str | None = None
+    text_column: str | None = None
+    root: Path | None = None
+
+    def open(self, name: str) -> list[SampleSource]:
+        """Open a data set. Raises SourceError."""
+        text_columns = () if self.text_column is None else (self.text_column,)
+        return open_samples(name, image_column=self.image_column, text_columns=text_columns, root=self.root)
+
+
 @dataclass(slots=True)
 class Survey:
-    """What was found at the sources: files to read, captions that tables give, and what cannot be taken.
+    """What was found at the sources: files to read, captions that tables give, containers, and what cannot be taken.
 
-    `settled` are the sources whose content is known in full, so that a file which is not found there is gone.
+    `containers` are archives and data sets, by the path that their items carry. `settled` are the sources whose content
+    is known in full, so that a file which is not found there is gone.
     """
 
     files: dict[Path, FoundFile] = field(default_factory=dict)
     captions: dict[str, Item] = field(default_factory=dict)
+    containers: dict[Path, SampleSource] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     settled: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def holds_any_of(self, source: Path) -> bool:
         captions = (caption.file for caption in self.captions.values())
-        return any(file.is_relative_to(source) for file in (*self.files, *captions))
+        return any(file.is_relative_to(source) for file in (*self.files, *captions, *self.containers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +67,56 @@ class FileWork:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerWork:
+    """An archive or data set to read: new, changed, or not read to its end before. `known` are its samples."""
+
+    source: SampleSource
+    signature: str
+    known: tuple[FileState, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunPlan:
-    """`vanished` are known files and rows of tables that are gone from where they were."""
+    """`seen` counts what is to be accounted for, the samples of `containers` excepted, which are not counted yet.
+
+    `vanished` are known files and rows of tables that are gone from where they were.
+    """
+
+    seen: int
 
     files: tuple[FileWork, ...]
     captions: tuple[Item, ...]
+    containers: tuple[ContainerWork, ...]
     unchanged: int
     vanished: tuple[FileState, ...]
 
 
-def survey(sources: Sequence[Path], known: Mapping[Path, Sequence[FileState]], *, leave_out: Path) -> Survey:
-    """Look at every source. One that is missing, or holds nothing where files are known, is noted and not settled.
+def survey(
+    sources: Sequence[str | Path],
+    known: Mapping[Path, Sequence[FileState]],
+    *,
+    leave_out: Path,
+    layout: Layout | None = None,
+) -> Survey:
+    """Look at every source: a path, or the name of a data set as `open_samples` takes it.
 
-    Raises SourceError if a source is missing of which nothing is known.
+    A source that is missing, or holds nothing where files are known, is noted and not settled. Raises SourceError if
+    a source is missing of which nothing is known.
     """
     found = Survey()
-    for source in sources:
+    layout = layout or Layout()
+    for name in map(str, sources):
+        source = Path(os.path.realpath(name))
+        if name.startswith((COCO_PREFIX, HUB_PREFIX)) or (source.is_dir() and holds_samples(source)):
+            _take_data_set(_absolute(name), found, layout)
+            continue
         of_source = sum(1 for file in known if file.is_relative_to(source))
         try:
             for entry in scan(source, leave_out=leave_out):
                 if isinstance(entry, Skipped):
                     found.skipped.append(entry)
                 else:
-                    _take(entry, found)
+                    _take(entry, found, layout)
         except SourceError:
             if not of_source:
                 raise
@@ -83,10 +132,13 @@ def survey(sources: Sequence[Path], known: Mapping[Path, Sequence[FileState]], *
     return found
 
 
-def plan_run(found: Survey, known: Mapping[Path, Sequence[FileState]]) -> RunPlan:
-    """Compare what was found with what is known. Pure: reads no file.
+def plan_run(
+    found: Survey, known: Mapping[Path, Sequence[FileState]], read_whole: Mapping[str, str] | None = None
+) -> RunPlan:
+    """Compare what was found with what is known. Reads no file.
 
-    A file of the size and time that are known is taken as unchanged. What could not be looked at is not vanished.
+    A file of the size and time that are known is taken as unchanged, and so is a container that was `read_whole` with
+    the signature it has now. What could not be looked at is not vanished.
     """
     work: list[FileWork] = []
     unchanged = 0
@@ -102,7 +154,22 @@ def plan_run(found: Survey, known: Mapping[Path, Sequence[FileState]]) -> RunPla
             unchanged += 1
         else:
             new_captions.append(caption)
-    return RunPlan(tuple(work), tuple(new_captions), unchanged, tuple(_vanished(found, known)))
+    containers = []
+    seen = len(found.files) + len(found.captions) + len({skipped.path for skipped in found.skipped})
+    for path, source in found.containers.items():
+        signature, states = _signature(source), tuple(known.get(path, ()))
+        if signature and (read_whole or {}).get(source.name) == signature:
+            unchanged += len(states)
+            seen += len(states)
+        else:
+            containers.append(ContainerWork(source, signature, states))
+    vanished = tuple(_vanished(found, known))
+    return RunPlan(seen, tuple(work), tuple(new_captions), tuple(containers), unchanged, vanished)
+
+
+def _signature(source: SampleSource) -> str:
+    """Return what changes when a file of a container does; empty where it has no files here."""
+    return " ".join(f"{file.bytes}:{file.mtime_ns}" for file in source.files)
 
 
 def _vanished(found: Survey, known: Mapping[Path, Sequence[FileState]]) -> Iterable[FileState]:
@@ -111,39 +178,74 @@ def _vanished(found: Survey, known: Mapping[Path, Sequence[FileState]]) -> Itera
     captions = {(caption.file, caption.content_hash) for caption in found.captions.values()}
     for path, states in known.items():
         above = {path, *path.parents}
-        if path not in found.files and settled & above and not unseen & above:
+        if path in found.files or path in found.containers:
+            continue
+        if settled & above and not unseen & above:
             yield from (state for state in states if (path, state.content_hash) not in captions)
 
 
-def _take(file: FoundFile, found: Survey) -> None:
+def _take(file: FoundFile, found: Survey, layout: Layout) -> None:
     suffix = file.file.suffix.lower()
     if suffix in images.SUFFIXES or suffix in texts.SUFFIXES:
         found.files[file.file] = file
+    elif holds_samples(file.file):
+        (found.containers[file.file],) = layout.open(str(file.file))
     elif suffix in tables.SUFFIXES:
-        _take_table(file, found)
+        _take_table(file, found, layout)
     else:
         found.skipped.append(Skipped(str(file.file), "unsupported type", suffix or "no suffix"))
 
 
-def _take_table(table: FoundFile, found: Survey) -> None:
+def _take_table(table: FoundFile, found: Survey, layout: Layout) -> None:
     """Take a table's captions, and the pictures that it names wherever they lie."""
+    folder = table.file.parent if layout.root is None else layout.root.absolute()
+    columns = {"path_column": layout.path_column, "text_column": layout.text_column}
     try:
-        for caption in tables.read_captions(table.file):
+        for caption in tables.read_captions(table.file, **columns):
             if isinstance(caption, Skipped):
                 found.skipped.append(caption)
-                continue
-            # As a scan names it, so without following links: one file found in both ways is one item.
-            picture = Path(os.path.normpath(table.file.parent / caption.picture))
-            if picture not in found.files:
-                looked = look(table.file.parent, picture)
-                if isinstance(looked, Skipped):
-                    found.skipped.append(replace(looked, detail=f"named in {table.file} row {caption.row}"))
-                    continue
-                found.files[picture] = looked
-            item = _caption_item(table, caption.text, picture)
-            found.captions[item.id] = item
+            else:
+                # As a scan names it, so without following links: one file found in both ways is one item.
+                picture = Path(os.path.normpath(folder / caption.picture))
+                _take_caption(table, picture, caption.text, f"row {caption.row}", found)
     except SourceError as error:
         found.skipped.append(Skipped(str(table.file), "unreadable table", error.message))
+
+
+def _absolute(name: str) -> str:
+    """Return the name of a data set that means the same in any working folder."""
+    prefix = COCO_PREFIX if name.startswith(COCO_PREFIX) else ""
+    path = Path(name.removeprefix(prefix))
+    return f"{prefix}{os.path.realpath(path)}" if path.exists() else name
+
+
+def _take_data_set(name: str, found: Survey, layout: Layout) -> None:
+    """Take a data set as containers of samples; one of COCO names files, and so is a table of captions."""
+    for source in layout.open(name):
+        container = Path(source.name)
+        found.settled.append(container)
+        if not name.startswith(COCO_PREFIX):
+            found.containers[container] = source
+            continue
+        (table,) = source.files
+        for sample in source.samples():
+            if isinstance(sample, Skipped):
+                found.skipped.append(sample)
+            elif isinstance(sample.image, Path):
+                for text in sample.texts:
+                    picture = Path(os.path.normpath(sample.image.absolute()))
+                    _take_caption(table, picture, text, f"image {sample.key}", found)
+
+
+def _take_caption(table: FoundFile, picture: Path, text: str, where: str, found: Survey) -> None:
+    if picture not in found.files:
+        looked = look(table.file.parent, picture)
+        if isinstance(looked, Skipped):
+            found.skipped.append(replace(looked, detail=f"named in {table.file} {where}"))
+            return
+        found.files[picture] = looked
+    item = _caption_item(table, text, picture)
+    found.captions[item.id] = item
 
 
 def _caption_item(table: FoundFile, text: str, picture: Path) -> Item:

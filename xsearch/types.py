@@ -1,5 +1,6 @@
 """Values that cross rooms: items, hits, skips, and what makes two vectors comparable."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
@@ -118,6 +119,7 @@ class Hit:
     rank: int
     score: float
     item: Item = field(repr=False)
+    reader: Callable[[Item], bytes] = field(repr=False, compare=False)
 
     @property
     def kind(self) -> Kind:
@@ -129,7 +131,16 @@ class Hit:
 
     @property
     def path(self) -> str:
-        return str(self.item.file)
+        """The file, and for a picture inside an archive or data set `#` and its key there."""
+        inside = f"#{self.item.part}" if self.kind is Kind.IMAGE and self.item.part else ""
+        return f"{self.item.file}{inside}"
+
+    def open(self) -> bytes:
+        """Return the original as it is stored: the bytes of the file, or of the picture inside its archive.
+
+        Raises OSError or SourceError if it is not there any more.
+        """
+        return self.reader(self.item)
 
     @property
     def text(self) -> str | None:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def index_command(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Folders, files, or tables of captions.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Folders, files, tables, archives, coco:FILE, hf:NAME.")
+    ],
     data: Data = DEFAULT_DATA,
     model: Model = None,
     index: Annotated[
@@ -32,17 +34,31 @@ def index_command(
     recall_image: Annotated[
         float | None, typer.Option(metavar="X", min=0.5, max=0.999, help="Target recall@10 of image queries.")
     ] = None,
+    path_column: Annotated[
+        str | None, typer.Option("--path-column", metavar="NAME", help="The column of paths in tables.")
+    ] = None,
+    image_column: Annotated[
+        str | None, typer.Option("--image-column", metavar="NAME", help="The column of pictures in data sets.")
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option("--text-column", metavar="NAME", help="The column of texts.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="FOLDER", help="What paths in a table are relative to.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Take in what is new or changed, and let go of what is gone.
 
-    Pictures, plain texts (.txt, .md), caption files beside pictures, and tables of captions (CSV, JSON Lines, Parquet).
+    Pictures, plain texts (.txt, .md), caption files beside pictures, tables of captions (CSV, JSON Lines, Parquet),
+    tars of samples, Parquet files that hold pictures, COCO captions (coco:FILE) and data sets (hf:NAME or a folder).
     Run it again at any time: what is known and unchanged is not read again. Files that cannot be taken are counted
     with their reasons; `xsearch stats --skipped` names them.
     """
     from xsearch.encoders import get_encoder
     from xsearch.index_file import Targets
     from xsearch.indexer import index as run
+    from xsearch.survey import Layout
 
     encoder = get_encoder(model or _model_of(data))
     wanted = {"text": recall_text, "image": recall_image}
@@ -52,6 +68,7 @@ def index_command(
             sources,
             data,
             encoder,
+            layout=Layout(path_column, image_column, text_column, root),
             index_kind=index,
             targets=targets if any(wanted.values()) else None,
             on_progress=on_progress,

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from xsearch.cli.output import short, shortened
-from xsearch.errors import Undecodable
+from xsearch.errors import SourceError, Undecodable
 from xsearch.media.images import thumbnail
 from xsearch.types import Hit, Kind
 
@@ -39,7 +39,7 @@ def contact_sheet(title: str, hits: Iterable[Hit]) -> str:
 
 
 def _figure(hit: Hit) -> str:
-    link = escape(Path(hit.path).as_uri())
+    link = escape(hit.item.file.as_uri())
     caption = f"<b>{hit.rank}</b> · {hit.score:.3f} · {escape(Path(hit.path).name)}"
     return (
         f'<figure><a href="{link}" title="{escape(short(hit.path))}">{_content(hit)}</a>'
@@ -51,7 +51,7 @@ def _content(hit: Hit) -> str:
     if hit.kind is Kind.TEXT:
         return f"<p>{escape(hit.text or '')}</p>"
     try:
-        small = base64.b64encode(thumbnail(Path(hit.path).read_bytes(), THUMBNAIL_PX)).decode()
-    except (OSError, Undecodable) as error:
+        small = base64.b64encode(thumbnail(hit.open(), THUMBNAIL_PX)).decode()
+    except (OSError, SourceError, Undecodable) as error:
         return f"<p>{escape(shortened(f'the picture cannot be shown: {error}'))}</p>"
     return f'<img alt="{escape(Path(hit.path).name)}" src="data:image/jpeg;base64,{small}">'

@@ -98,7 +98,10 @@ class IvfPq:
 
     def save(self, path: Path) -> None:
         """Write one file: what FAISS writes, then a trailer that tells a whole file from a cut one."""
-        faiss.write_index(self._index, str(path))
+        try:
+            faiss.write_index(self._index, str(path))
+        except RuntimeError as error:  # so FAISS tells of a full disk
+            raise OSError(f"the index cannot be written: {error}") from error
         with path.open("ab") as file:
             file.write(_TRAILER.pack(_MAGIC, self.rows, file.tell()))
 

@@ -52,13 +52,18 @@ class IndexEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One commit of a library. Rows are numbered through the shards in the order given here."""
+    """One commit of a library. Rows are numbered through the shards in the order given here.
+
+    `containers` are the archives and data sets that were read to their end, by name, each with the signature that it
+    had (its files' sizes and times): as long as that is the same, none of its samples is read again.
+    """
 
     encoder: str
     fingerprint: Fingerprint
     commit: int = 0
     shards: tuple[ShardEntry, ...] = ()
     index: IndexEntry | None = None
+    containers: Mapping[str, str] = field(default_factory=dict)
     format: int = field(default=FORMAT)
 
     @property

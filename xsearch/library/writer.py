@@ -102,6 +102,11 @@ class LibraryWriter:
         """Let go of shards that are lost, so that the rest can be read."""
         self._commit(shards=tuple(shard for shard in self.manifest.shards if shard.id not in ids), index=None)
 
+    def set_containers(self, signatures: Mapping[str, str]) -> None:
+        """Note which archives and data sets have been read to their end."""
+        if signatures != self.manifest.containers:
+            self._commit(containers=signatures)
+
     def set_skipped(self, skipped: Sequence[Skipped]) -> None:
         """Replace the list of files that were seen and not indexed."""
         write_skipped(self.folder, skipped)
