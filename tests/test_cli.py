@@ -559,7 +559,7 @@ def test_a_contact_sheet_shows_its_hits_and_runs_nothing(home: Path, run_xsearch
 
 def test_a_contact_sheet_tells_pictures_that_are_gone(home: Path) -> None:
     (hit,) = Searcher(home / "index_data").query("a lion", k=1, kind="image")
-    gone = Hit(1, hit.score, replace(hit.item, path="gone.jpg"))
+    gone = replace(hit, item=replace(hit.item, path="gone.jpg"))
     assert "the picture cannot be shown" in _Page(contact_sheet("a lion", [gone])).text
 
 

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import subprocess
 import sys
 import tarfile
@@ -16,7 +17,6 @@ from typing import Any
 
 import datasets
 import huggingface_hub
-import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,7 +40,7 @@ from xsearch.sources.embeddings import (
     write_export,
 )
 from xsearch.sources.parquet import ParquetSamples
-from xsearch.sources.samples import Sample, SampleSource
+from xsearch.sources.samples import MORE_MAY_FOLLOW, Sample, SampleSource
 from xsearch.sources.tars import TarSamples
 from xsearch.types import Skipped
 
@@ -59,6 +59,11 @@ def read_all(source: SampleSource) -> tuple[list[Sample], list[tuple[str, str]]]
     entries = list(source.samples())
     skipped = [entry for entry in entries if isinstance(entry, Skipped)]
     assert all(skip.path.startswith(f"{source.name} ") for skip in skipped)
+    # Those that tell of a place, not of a sample, are the ones behind which there may be more.
+    places = [
+        skip.reason for skip in skipped if re.match(r"after |rows |from ", skip.path.removeprefix(f"{source.name} "))
+    ]
+    assert places == [skip.reason for skip in skipped if skip.reason in MORE_MAY_FOLLOW]
     where = [(skip.path.removeprefix(f"{source.name} "), skip.reason) for skip in skipped]
     return [entry for entry in entries if isinstance(entry, Sample)], where
 
@@ -550,7 +555,9 @@ def test_hugging_face_saved_to_disk(tmp_path: Path, data_set: datasets.Dataset) 
         source.read("k8")
 
 
-def test_hugging_face_splits_saved_to_disk(tmp_path: Path, data_set: datasets.Dataset) -> None:
+def test_hugging_face_splits_saved_to_disk(
+    tmp_path: Path, data_set: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "two"
     datasets.DatasetDict({"train": data_set, "test": data_set.select([0, 1, 1])}).save_to_disk(folder)
     train, test = open_samples(str(folder))
@@ -564,6 +571,9 @@ def test_hugging_face_splits_saved_to_disk(tmp_path: Path, data_set: datasets.Da
     ]
     (source,) = open_samples(f"hf:{folder}:test")
     assert source.name == test.name
+    monkeypatch.chdir(tmp_path)
+    assert [split.name for split in open_samples("hf:two")] == [train.name, test.name]
+    assert open_samples(train.name)[0].read("k3") == PICTURES[3]
     with pytest.raises(SourceError, match="has no split dev; its splits: train, test"):
         open_samples(f"hf:{folder}:dev")
 
@@ -918,6 +928,7 @@ def test_export_csv(tmp_path: Path) -> None:
 
 
 def test_export_lance(tmp_path: Path) -> None:
+    lance = pytest.importorskip("lance", reason="needs `pip install 'xsearch[lance]'`")
     texts = export(tmp_path / "out.lance", ExportFormat.LANCE)
     table = lance.dataset(str(tmp_path / "out.lance")).to_table()
     assert_same_bits(table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, 64))

@@ -21,8 +21,7 @@ from xsearch.encoders import Encoder
 from xsearch.errors import SourceError, Undecodable
 from xsearch.library import FileState, Library, LibraryWriter
 from xsearch.media import images, texts
-from xsearch.sources.samples import Sample, read_picture
-from xsearch.sources.tars import DAMAGED_ARCHIVE
+from xsearch.sources.samples import MORE_MAY_FOLLOW, Sample, read_picture
 from xsearch.survey import ContainerWork, FileWork, RunPlan
 from xsearch.types import Embeddings, Item, Kind, RGBImage, Skipped, item_id
 
@@ -198,8 +197,8 @@ class Pipeline:
             self.tally.samples += 1
             self.tally.skipped.append(Skipped(name, "unreadable data set", str(error)))
             return
-        if any(skipped.reason == DAMAGED_ARCHIVE for skipped in refused):
-            return  # what is missing may be behind the damage
+        if any(skipped.reason in MORE_MAY_FOLLOW for skipped in refused):
+            return  # what was not seen may still be there
         gone = [state for content_hash, state in known.items() if content_hash not in seen]
         self._outbox.bury += [row for state in gone for row in state.rows]
         self.tally.removed += len(gone)

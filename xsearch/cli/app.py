@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from xsearch import __version__
+from xsearch.cli.exchange import export_command, import_command
 from xsearch.cli.index import index_command
 from xsearch.cli.library import forget_command, models_command, stats_command, verify_command
 from xsearch.cli.query import query_command
@@ -18,6 +19,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify_command,
     "forget": forget_command,
     "models": models_command,
+    "export": export_command,
+    "import": import_command,
 }
 
 app = typer.Typer(

@@ -61,6 +61,8 @@ def _open_hugging_face(name: str, image_column: str | None, text_columns: Sequen
     split = None
     if not Path(name).exists() and ":" in name:
         name, _, split = name.rpartition(":")
+    if Path(name).exists():
+        name = str(Path(name).absolute())  # so that a source's name opens it in any working folder
     if _is_saved_data_set(Path(name)):
         return [*hf.open_saved(Path(name), split, image_column=image_column, text_columns=text_columns)]
     return [*hf.open_streamed(name, split, image_column=image_column, text_columns=text_columns)]

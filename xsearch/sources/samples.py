@@ -10,6 +10,8 @@ from xsearch.sources.folder import FoundFile, look
 from xsearch.types import Skipped
 
 REREAD = "it has changed since: index it again"
+MORE_MAY_FOLLOW = frozenset({"damaged archive", "damaged row group", "unreadable rest"})
+"""Reasons that leave open which samples a container holds: what is known of it is not gone because it was not seen."""
 
 
 @dataclass(frozen=True, slots=True)
