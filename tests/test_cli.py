@@ -28,7 +28,6 @@ from xsearch import Searcher
 from xsearch.cli import main
 from xsearch.cli.sheet import contact_sheet
 from xsearch.library import Library, LibraryWriter, Manifest
-from xsearch.types import Hit
 
 RunXsearch = Callable[..., "CompletedProcess[str]"]
 
