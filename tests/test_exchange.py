@@ -12,7 +12,7 @@ from xsearch.errors import SourceError
 from xsearch.exchange import export_library, import_embeddings
 from xsearch.library import Library, LibraryWriter
 from xsearch.searcher import Searcher
-from xsearch.sources.embeddings import ExportFormat
+from xsearch.sources.formats import ExportFormat
 from xsearch.types import Item
 
 

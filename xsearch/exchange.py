@@ -13,7 +13,8 @@ from xsearch.encoders import Encoder
 from xsearch.errors import SourceError
 from xsearch.library import Library, LibraryWriter
 from xsearch.library.shards import METADATA, VECTOR
-from xsearch.sources.embeddings import EmbeddingBlock, ExportFormat, embedding_files, read_embeddings, write_export
+from xsearch.sources.embeddings import EmbeddingBlock, embedding_files, read_embeddings, write_export
+from xsearch.sources.formats import ExportFormat
 from xsearch.sources.tables import PATH_COLUMNS, TEXT_COLUMNS
 from xsearch.types import Embeddings, Item, Kind, Skipped, item_id
 from xsearch.vectors import l2_normalize

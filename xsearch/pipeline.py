@@ -105,6 +105,9 @@ class _Sampled:
 _Read = _Picture | list[_Entry] | _Twin | _Refused | _Sampled
 
 
+_Encoded = tuple[list[_Entry], Embeddings | ValueError]
+
+
 @dataclass(slots=True)
 class _Outbox:
     """What waits for the next commit."""
@@ -141,13 +144,15 @@ class Pipeline:
         self._outbox = _Outbox()
         self._write_behind = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._writing: Future[None] | None = None
+        self._encoders = ThreadPoolExecutor(2, thread_name_prefix="encode")
+        self._encoding: deque[Future[list[_Encoded]]] = deque()
         self._committed_at_s = time.monotonic()
         self._waited_s = dict.fromkeys(Stage, 0.0)
         self.tally = Tally(unchanged=plan.unchanged)
 
     def run(self) -> Tally:
         """Do what the plan says. What is committed stays, however this ends."""
-        with self._write_behind:
+        with self._write_behind, self._encoders:
             try:
                 self._run()
             except KeyboardInterrupt:
@@ -177,6 +182,8 @@ class Pipeline:
                 self._on_progress(Progress(done, max(done, total), self._bound_by()))
         self._encode_pictures()
         self._encode_texts()
+        while self._encoding:
+            self._collect()
 
     def _read_container(self, container: ContainerWork) -> Iterator[None]:
         """Take the samples of a container, one a step; at its end let go of those that are not in it any more."""
@@ -331,21 +338,35 @@ class Pipeline:
         self._encode(entries, [entry.item.text or "" for entry in entries], self._encoder.encode_texts)
 
     def _encode(self, entries: list[_Entry], inputs: list[_T], encode: Callable[[list[_T]], Embeddings]) -> None:
-        if not entries:
-            return
+        """Start to encode a batch. Two are under way, so that no core waits for the last picture of a batch."""
+        if entries:
+            self._encoding.append(self._encoders.submit(self._vectors, entries, inputs, encode))
+        if len(self._encoding) > 1:
+            self._collect()
+
+    def _vectors(
+        self, entries: list[_Entry], inputs: list[_T], encode: Callable[[list[_T]], Embeddings]
+    ) -> list[_Encoded]:
+        """Encode a batch. Where a vector is not finite, find whose, and go on without it. Runs beside."""
         try:
-            vectors = self._timed(Stage.ENCODING, lambda: encode(inputs))
-        except ValueError as error:  # a vector is not finite: find whose, and go on without it
-            if len(entries) > 1:
-                for entry, one in zip(entries, inputs, strict=True):
-                    self._encode([entry], [one], encode)
-                return
-            self.tally.indexed -= 1
-            self.tally.skipped.append(Skipped(str(entries[0].item.file), "no vector", str(error)))
-            self._outbox.bury += entries[0].replaces
-            return
-        self._outbox.entries += entries
-        self._outbox.vectors.append(vectors)
+            return [(entries, encode(inputs))]
+        except ValueError as error:
+            if len(entries) == 1:
+                return [(entries, error)]
+            singly = zip(entries, inputs, strict=True)
+            return [found for entry, one in singly for found in self._vectors([entry], [one], encode)]
+
+    def _collect(self) -> None:
+        """Take the oldest batch under way into the outbox."""
+        for entries, vectors in self._timed(Stage.ENCODING, self._encoding.popleft().result):
+            if isinstance(vectors, ValueError):
+                (entry,) = entries
+                self.tally.indexed -= 1
+                self.tally.skipped.append(Skipped(str(entry.item.file), "no vector", str(vectors)))
+                self._outbox.bury += entry.replaces
+            else:
+                self._outbox.entries += entries
+                self._outbox.vectors.append(vectors)
 
     def _commit(self) -> None:
         """Hand the outbox to the writer. One commit is under way at a time."""

@@ -7,7 +7,7 @@ import typer
 
 from xsearch.cli.options import DEFAULT_DATA, Data, Json, Model
 from xsearch.cli.output import counted, print_json, say, warn
-from xsearch.sources.embeddings import ExportFormat
+from xsearch.sources.formats import ExportFormat
 
 
 def export_command(

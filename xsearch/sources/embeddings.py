@@ -7,7 +7,6 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from xsearch.errors import SourceError
+from xsearch.sources.formats import ExportFormat
 from xsearch.sources.samples import one_line
 from xsearch.types import Skipped
 
@@ -26,15 +26,6 @@ VECTOR = "vector"
 
 _NPY_NAME = "img_emb_{}.npy"
 _META_NAME = "metadata_{}.parquet"
-
-
-class ExportFormat(StrEnum):
-    """What `write_export` writes: one file, or a folder for NPY and LANCE."""
-
-    PARQUET = "parquet"
-    NPY = "npy"
-    CSV = "csv"
-    LANCE = "lance"
 
 
 @dataclass(frozen=True, slots=True)
