@@ -156,6 +156,7 @@ class Pipeline:
             try:
                 self._run()
             except KeyboardInterrupt:
+                self._collect_all()
                 self._commit()
                 raise
             for state in self._plan.vanished:
@@ -182,8 +183,7 @@ class Pipeline:
                 self._on_progress(Progress(done, max(done, total), self._bound_by()))
         self._encode_pictures()
         self._encode_texts()
-        while self._encoding:
-            self._collect()
+        self._collect_all()
 
     def _read_container(self, container: ContainerWork) -> Iterator[None]:
         """Take the samples of a container, one a step; at its end let go of those that are not in it any more."""
@@ -355,6 +355,10 @@ class Pipeline:
                 return [(entries, error)]
             singly = zip(entries, inputs, strict=True)
             return [found for entry, one in singly for found in self._vectors([entry], [one], encode)]
+
+    def _collect_all(self) -> None:
+        while self._encoding:
+            self._collect()
 
     def _collect(self) -> None:
         """Take the oldest batch under way into the outbox."""
