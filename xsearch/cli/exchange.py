@@ -37,7 +37,10 @@ def import_command(
     model: Model = None,
     json: Json = False,
 ) -> None:
-    """Take in embeddings that --model made elsewhere, in the layout of clip-retrieval or of `xsearch export`."""
+    """Take in embeddings that were made elsewhere.
+
+    They are those of --model, in the layout of clip-retrieval or of `xsearch export`.
+    """
     from xsearch.encoders import DEFAULT_MODEL, get_encoder
     from xsearch.exchange import import_embeddings
 
