@@ -36,7 +36,7 @@ format: $(VENV)/dev.installed ## let ruff lay out the code
 
 bench: $(VENV)/core.installed ## list the benchmarks; RUN=name runs one, ARGS="..." are its arguments
 	@$(if $(RUN),$(BIN)/python benchmarks/$(RUN).py $(ARGS),\
-	for file in benchmarks/[a-z]*.py; do \
+	for file in $(filter-out benchmarks/report.py,$(wildcard benchmarks/*.py)); do \
 		printf 'make bench RUN=%-14s %s\n' "$$(basename "$$file" .py)" "$$(sed -n '1s/"""//gp' "$$file")"; done)
 
 clean: ## remove the environment, the photographs, the demo's library and caches

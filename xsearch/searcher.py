@@ -17,7 +17,7 @@ from xsearch.index.exact import Found
 from xsearch.index.plan import SearchSettings
 from xsearch.index.search import search
 from xsearch.index_file import open_index
-from xsearch.library import Library
+from xsearch.library import Library, Manifest
 from xsearch.originals import read_original
 from xsearch.ranking.merge import merged_order, standardized
 from xsearch.types import Embeddings, Hit, Kind, Modality
@@ -74,8 +74,7 @@ class Searcher:
         self._clock = _Clock()
         self._pools: dict[tuple[Kind, ...], _Pool] = {}
         with self._clock.time("load"):
-            self.library = Library.open(Path(data))
-            self._index = self._open_index(on_warning)
+            self.library, self._index = _open(Path(data), on_warning)
             name = model or self.library.manifest.encoder
             self.encoder = encoder or get_encoder(name)
         if self.encoder.spec.fingerprint != self.library.manifest.fingerprint:
@@ -170,14 +169,20 @@ class Searcher:
         by_modality = entry.details["settings"] if entry is not None else {}
         return {Modality(name): SearchSettings(s["nprobe"], s["depth"]) for name, s in by_modality.items()}
 
-    def _open_index(self, on_warning: Callable[[str], None]) -> "IvfPq | None":
+
+def _open(data: Path, on_warning: Callable[[str], None]) -> "tuple[Library, IvfPq | None]":
+    """Open the last commit of a library and its index, without it if that is damaged."""
+    while True:
+        library = Library.open(data)
         try:
-            return open_index(self.library)
+            return library, open_index(library)
         except LibraryDamaged as error:
+            if Manifest.load(data).commit != library.manifest.commit:
+                continue  # a writer has put another index in its place meanwhile
             on_warning(
                 f"{error.message}: searching without it, which is slower; `xsearch verify --repair` makes it anew"
             )
-            return None
+            return library, None
 
 
 class _Pool:
