@@ -295,8 +295,8 @@ def _srgb_transform(icc: bytes, mode: str) -> "ImageCmsTransform | None":
         transform = ImageCms.buildTransform(
             profile, ImageCms.createProfile("sRGB"), mode, "RGB", flags=ImageCms.Flags.NOCACHE
         )
-        # Many profiles are sRGB by another name (half of those in the demo's photographs), and applying one costs as much
-        # as decoding.
+        # Many profiles are sRGB by another name, half of those in the demo's photographs, and applying one costs as
+        # much as decoding.
         return None if mode == "RGB" and _moves_little(transform) else transform
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
         return None
