@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PHOTOS := photos
+FILMS := films
 DEMO_DATA := demo_data
 # Doubly quiet: pip would warn of every quirk of the configured package index. Errors still show.
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
@@ -14,12 +15,14 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
 
-demo: $(VENV)/core.installed ## index real photographs and find some of them by meaning (no torch)
+demo: $(VENV)/core.installed ## index real photographs and films, and find some of them by meaning (no torch)
 	$(BIN)/python demo/gather_photos.py $(PHOTOS)
-	$(BIN)/xsearch index ./$(PHOTOS) --data $(DEMO_DATA)
+	$(BIN)/python demo/gather_photos.py $(FILMS) --table demo/films.toml
+	$(BIN)/xsearch index ./$(PHOTOS) ./$(FILMS) --data $(DEMO_DATA)
 	$(BIN)/xsearch query "a cat" -k 3 --data $(DEMO_DATA)
 	$(BIN)/xsearch query "snowy mountains" -k 3 --data $(DEMO_DATA)
 	$(BIN)/xsearch query "a cup of coffee" -k 3 --data $(DEMO_DATA)
+	$(BIN)/xsearch query "people riding bicycles" --kind frame -k 1 --data $(DEMO_DATA)
 
 test: lint ## install what development needs (with torch), then lint and test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -40,7 +43,7 @@ bench: $(VENV)/core.installed ## list the benchmarks; RUN=name runs one, ARGS=".
 		printf 'make bench RUN=%-14s %s\n' "$$(basename "$$file" .py)" "$$(sed -n '1s/"""//gp' "$$file")"; done)
 
 clean: ## remove the environment, the photographs, the demo's library and caches
-	rm -rf $(VENV) $(PHOTOS) $(DEMO_DATA) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PHOTOS) $(FILMS) $(DEMO_DATA) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

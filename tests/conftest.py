@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.gather_photos import TABLE, DownloadError, cache_folder, gather, read_table
+from demo.gather_photos import FILMS, TABLE, DownloadError, cache_folder, gather, read_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMMAND_TIMEOUT_S = 120
@@ -18,11 +18,21 @@ COMMAND_TIMEOUT_S = 120
 @pytest.fixture(scope="session")
 def photos() -> Path:
     """The folder of the demo's photographs, `<package>/<name>`. Workers and runs share it: copy, never write."""
+    return _gathered(TABLE)
+
+
+@pytest.fixture(scope="session")
+def films() -> Path:
+    """The folder of the demo's films, `<package>/<name>`, shared as `photos` is."""
+    return _gathered(FILMS)
+
+
+def _gathered(table: Path) -> Path:
     cache = cache_folder()
     # Named after the table, so that a changed one never finds the pictures of an older one beside its own.
-    folder = cache / f"photos-{hashlib.sha256(TABLE.read_bytes()).hexdigest()[:12]}"
+    folder = cache / f"{table.stem}-{hashlib.sha256(table.read_bytes()).hexdigest()[:12]}"
     try:
-        gather(folder, read_table(), cache)
+        gather(folder, read_table(table), cache)
     except DownloadError as error:
         pytest.skip(str(error))
     return folder

@@ -53,7 +53,7 @@ def home(photos: Path, run_xsearch: RunXsearch, tmp_path_factory: pytest.TempPat
     (pics / "note.txt").write_text("Lions sleep for \x1b[1mtwenty\x1b[0m hours a day.")
     (pics / "lion.txt").write_text("a lion with a mane\n")
     (pics / "empty.jpg").touch()
-    (pics / "film.mkv").write_bytes(b"x")
+    (pics / "slides.ppt").write_bytes(b"x")
     done = run_xsearch("index", "pics", "--model", "builtin", cwd=home)
     assert done.returncode == 0, done.stderr
     return home
@@ -88,7 +88,7 @@ def test_help_names_every_command_and_its_options(run_xsearch: RunXsearch) -> No
     overview = run_xsearch("--help")
     assert overview.returncode == 0
     commands = re.findall(r"^  (\w+)  +\S", overview.stdout.partition("Commands:")[2], re.MULTILINE)
-    assert commands == ["index", "query", "stats", "verify", "forget", "models", "export", "import"]
+    assert commands == ["index", "query", "summarize", "stats", "verify", "forget", "models", "export", "import"]
     assert "Exit codes: 0 found or done, 1 nothing found, 2 wrong use or broken input." in overview.stdout
     assert run_xsearch().stdout == overview.stdout
     for command in commands:
@@ -211,7 +211,7 @@ def test_stats_name_every_skipped_file(home: Path, run_xsearch: RunXsearch) -> N
     done = run_xsearch("stats", "--skipped", cwd=home)
     assert done.stdout.splitlines()[-2:] == [
         f"  {home}/pics/empty.jpg: empty file",
-        f"  {home}/pics/film.mkv: unsupported type: .mkv",
+        f"  {home}/pics/slides.ppt: unsupported type: .ppt",
     ]
 
 

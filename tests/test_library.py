@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from tests.fakes import DIM, SPEC, an_item, living, picture, unit_rows
 from xsearch.errors import EncoderMismatch, LibraryDamaged, LibraryLocked, LibraryNotFound, LibraryTooNew
-from xsearch.library import Library, LibraryWriter, Manifest, faults
+from xsearch.library import Library, LibraryWriter, Manifest, faults, shards
 from xsearch.library import writer as writer_module
 from xsearch.library.manifest import MANIFEST
 from xsearch.library.shards import ROW_GROUP_ROWS, VECTOR, shard_entry
@@ -46,6 +46,7 @@ EVERYTHING = Item(
     content_hash="ab" * 16,
     t_start_s=0.1,
     t_end_s=1 / 3,
+    shot=7,
     text="čaj, шай, 茶\nsecond line",
     width=8192,
     height=1,
@@ -169,6 +170,20 @@ class TestItems:
         assert all(value is not None for value in asdict(EVERYTHING).values())
         assert library.items(np.array([1, 0, 1])) == [nothing, EVERYTHING, nothing]
         assert library.items(np.array([], np.int64)) == []
+
+    def test_shards_from_before_a_column_was_added_are_read_and_merged(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as before:
+            before.setattr(shards, "METADATA", shards.METADATA.remove(shards.METADATA.get_field_index("shot")))
+            add(tmp_path, "old.jpg")
+        old = an_item("old.jpg")
+        assert Library.open(tmp_path).items(np.array([0])) == [old]
+        with LibraryWriter(tmp_path, SPEC) as writer:
+            writer.add([EVERYTHING], unit_rows(1, seed=1))
+        library = Library.open(tmp_path)
+        assert len(library.manifest.shards) == 1
+        assert library.items(np.array([0, 1])) == [old, EVERYTHING]
 
     def test_they_are_found_by_kind_through_all_shards(self, tmp_path: Path) -> None:
         kinds = [Kind.TEXT, Kind.IMAGE, Kind.FRAME, Kind.IMAGE]
@@ -610,7 +625,7 @@ class TestFullDisk:
         assert shard_files(tmp_path) == named(Manifest.load(tmp_path))
 
     def test_the_command_says_so_in_one_line_and_goes_on_later(self, tmp_path: Path) -> None:
-        """Files may not grow beyond a limit that the first shard of pictures exceeds."""
+        """Files may not grow beyond a limit that every shard exceeds, however few pictures a commit comes with."""
         for i in range(8):
             picture(tmp_path / "few" / f"{i}.png", i)
         for i in range(64):
@@ -631,7 +646,7 @@ class TestFullDisk:
 
         assert index("few").returncode == 0
         before = Manifest.load(data)
-        failed = index("many", limit_bytes=40_000)
+        failed = index("many", limit_bytes=before.shards[0].bytes // 2)
         assert failed.returncode == 2
         assert failed.stdout == ""
         (line,) = failed.stderr.splitlines()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xsearch.encoders import Encoder
 from xsearch.errors import SourceError
 from xsearch.library import Library, LibraryWriter
-from xsearch.library.shards import METADATA, VECTOR
+from xsearch.library.shards import ADDED_LATER, METADATA, VECTOR
 from xsearch.sources.embeddings import EmbeddingBlock, embedding_files, read_embeddings, write_export
 from xsearch.sources.formats import ExportFormat
 from xsearch.sources.tables import PATH_COLUMNS, TEXT_COLUMNS
@@ -93,8 +93,9 @@ def _rows_of(library: Library, items: list[Item]) -> list[int]:
 
 
 def _item(record: dict[str, Any], metadata: Path) -> Item:
-    if record.keys() >= set(METADATA.names):
-        return Item(**{name: record[name] for name in METADATA.names} | {"kind": Kind(record["kind"])})
+    if record.keys() >= set(METADATA.names) - ADDED_LATER:
+        own = {name: record[name] for name in METADATA.names if name in record}
+        return Item(**own | {"kind": Kind(record["kind"])})
     path = _first(record, (*PATH_COLUMNS, "url"))
     if path is None:
         raise SourceError(f"{metadata} says in no column what a vector is of; its columns: {', '.join(record)}")

@@ -12,7 +12,7 @@ from xsearch.errors import LibraryDamaged
 from xsearch.index.plan import IndexKind
 from xsearch.index_file import Targets, keep_index
 from xsearch.library import Library, LibraryWriter
-from xsearch.pipeline import Pipeline, Progress
+from xsearch.pipeline import Pipeline, Progress, Sampling
 from xsearch.survey import Layout, plan_run, survey
 from xsearch.types import Skipped
 
@@ -42,6 +42,7 @@ def index(
     encoder: Encoder,
     *,
     layout: Layout | None = None,
+    sampling: Sampling | None = None,
     index_kind: IndexKind | None = None,
     targets: Targets | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -49,8 +50,9 @@ def index(
 ) -> IndexReport:
     """Index what is new or changed below `sources` into the library `data`, and remove what is gone.
 
-    Whatever ends the run, all that was committed stays, and the next run goes on from there. `on_stage` is told in
-    words what the run is at. Raises SourceError, LibraryLocked, LibraryDamaged, EncoderMismatch.
+    Whatever ends the run, all that was committed stays, and the next run goes on from there. `sampling` is for films
+    that are read in this run. `on_stage` is told in words what the run is at. Raises SourceError, LibraryLocked,
+    LibraryDamaged, EncoderMismatch.
     """
     start_s = time.monotonic()
     look = partial(survey, sources, leave_out=data, layout=layout)
@@ -64,7 +66,15 @@ def index(
         plan = plan_run(found, known, writer.manifest.containers)
         on_stage("indexing")
         states = [state for of_file in known.values() for state in of_file]
-        pipeline = Pipeline(plan, states, writer=writer, library=library, encoder=encoder, on_progress=on_progress)
+        pipeline = Pipeline(
+            plan,
+            states,
+            writer=writer,
+            library=library,
+            encoder=encoder,
+            sampling=sampling or Sampling(),
+            on_progress=on_progress,
+        )
         tally = pipeline.run()
         skipped = {entry.path: entry for entry in (*found.skipped, *tally.skipped)}
         writer.set_containers({**writer.manifest.containers, **tally.read_whole})

@@ -1,4 +1,4 @@
-"""The original of an item: the file as it is, or the picture inside an archive or data set."""
+"""The original of an item: the file as it is, the picture inside an archive or data set, or the frame of a film."""
 
 from functools import lru_cache
 
@@ -6,12 +6,18 @@ from xsearch.sources.containers import open_samples
 from xsearch.sources.samples import SampleSource
 from xsearch.types import Item, Kind
 
+FULL_SIZE_PX = 1 << 16
+
 
 def read_original(item: Item) -> bytes:
-    """Return the bytes of the item's file, or of the picture that it is inside its container.
+    """Return the bytes of the item's file, of the picture that it is inside its container, or of its frame as JPEG.
 
-    Raises OSError or SourceError if it is not there any more.
+    Raises OSError, SourceError or Undecodable if it is not there any more.
     """
+    if item.kind is Kind.FRAME:
+        from xsearch.media import images, video  # Pillow and PyAV, which no query needs
+
+        return images.jpeg(video.frame_at(item.file, float(item.part), FULL_SIZE_PX))
     if item.kind is Kind.IMAGE and item.part:
         return _container(str(item.file)).read(item.part)
     return item.file.read_bytes()

@@ -1,6 +1,7 @@
 """Files to committed items: read and decode in a pool, encode in batches, write behind, all three at the same time.
 
-Pictures that are decoded and wait for the encoder are bounded, so that memory does not grow with the number of files.
+Pictures that are decoded and wait for the encoder are bounded, so that memory does not grow with the number of files,
+nor with the length of a film. A film is committed whole: of one that a killed run was at, nothing is in the library.
 """
 
 import os
@@ -8,19 +9,21 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from xsearch.ahead import Ahead
 from xsearch.encoders import Encoder
 from xsearch.errors import SourceError, Undecodable
 from xsearch.library import FileState, Library, LibraryWriter
-from xsearch.media import images, texts
+from xsearch.media import images, texts, video
 from xsearch.sources.samples import MORE_MAY_FOLLOW, Sample, read_picture
 from xsearch.survey import ContainerWork, FileWork, RunPlan
 from xsearch.types import Embeddings, Item, Kind, RGBImage, Skipped, item_id
@@ -29,7 +32,9 @@ _T = TypeVar("_T")
 
 COMMIT_S = 5.0
 TEXT_BATCH = 256
+FILMS_AT_ONCE = 2
 MAX_FILE_BYTES = 1 << 30
+DIGEST_BYTES = 16
 
 
 class Stage(StrEnum):
@@ -42,11 +47,20 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`bound_by` is the stage that the run has waited for longest so far."""
+    """`bound_by` is the stage that the run has waited for longest so far; `frame` the last one taken of a film."""
 
     done: int
     total: int
     bound_by: Stage
+    frame: Item | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How frames are taken from films: so many a second, else as many as each shot deserves; and how many at most."""
+
+    fps: float | None = None
+    max_frames: int | None = None
 
 
 @dataclass(slots=True)
@@ -118,6 +132,17 @@ class _Outbox:
     bury: list[int] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _Film:
+    """The frames of a film that have their vectors, while others are `awaited`: they are committed together."""
+
+    work: FileWork
+    entries: list[_Entry] = field(default_factory=list)
+    vectors: list[Embeddings] = field(default_factory=list)
+    awaited: int = 0
+    is_read: bool = False
+
+
 class Pipeline:
     """One index run on an open library. A commit is made every COMMIT_S seconds, at the end, and on Ctrl-C."""
 
@@ -129,6 +154,7 @@ class Pipeline:
         writer: LibraryWriter,
         library: Library,
         encoder: Encoder,
+        sampling: Sampling,
         on_progress: Callable[[Progress], None],
     ) -> None:
         """`known` are the states of all files in the library, to find files of equal content by."""
@@ -136,11 +162,13 @@ class Pipeline:
         self._writer = writer
         self._library = library
         self._encoder = encoder
+        self._sampling = sampling
         self._on_progress = on_progress
         self._known = {state.content_hash: state for state in known}
         self._vanished = Counter(state.content_hash for state in plan.vanished)
         self._pictures: list[_Picture] = []
         self._texts: list[_Entry] = []
+        self._films: dict[Path, _Film] = {}
         self._outbox = _Outbox()
         self._write_behind = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._writing: Future[None] | None = None
@@ -169,21 +197,66 @@ class Pipeline:
     def _run(self) -> None:
         total = len(self._plan.files) + len(self._plan.captions)
         done = 0
-        for read in self._ahead(partial(self._read, work) for work in self._plan.files):
+        films: list[FileWork] = []
+        files: list[FileWork] = []
+        for work in self._plan.files:
+            (films if video.is_film(work.file.file) else files).append(work)
+        for read in self._ahead(partial(self._read, work) for work in files):
             self._take(read)
+            done += 1
+            self._on_progress(Progress(done, total, self._bound_by()))
+        for work, reads in self._films_ahead(films):
+            for frame in self._take_film(work, reads):
+                self._on_progress(Progress(done, total, self._bound_by(), frame))
             done += 1
             self._on_progress(Progress(done, total, self._bound_by()))
         for caption in self._plan.captions:
             self._take([_Entry(caption)])
             done += 1
             self._on_progress(Progress(done, total, self._bound_by()))
-        for work in self._plan.containers:
-            for _ in self._read_container(work):
+        for container in self._plan.containers:
+            for _ in self._read_container(container):
                 done += 1
                 self._on_progress(Progress(done, max(done, total), self._bound_by()))
         self._encode_pictures()
         self._encode_texts()
         self._collect_all()
+
+    def _films_ahead(self, works: Sequence[FileWork]) -> Iterator[tuple[FileWork, Iterator[_Read]]]:
+        """Yield films in order with what is read of each, while the next is being decoded as well."""
+        waiting: deque[tuple[FileWork, Ahead[_Read]]] = deque()
+        with ExitStack() as threads:
+            for work in works:
+                reads = Ahead(self._read_film(work), self._encoder.batch_size)
+                waiting.append((work, threads.enter_context(reads)))
+                if len(waiting) == FILMS_AT_ONCE:
+                    yield waiting.popleft()
+            yield from waiting
+
+    def _take_film(self, work: FileWork, reads: Iterator[_Read]) -> Iterator[Item]:
+        """Take what is read of a film, and yield its frames."""
+        path = work.file.file
+        film = self._films[path] = _Film(work)
+        while (read := self._timed(Stage.DECODING, partial(next, reads, None))) is not None and path in self._films:
+            if isinstance(read, _Picture):
+                film.awaited += 1
+                self._pictures.append(read)
+                self._encode_full_batches()
+                self._commit_if_due()
+                yield read.entry.item
+            else:  # known, or unreadable from here on
+                del self._films[path]
+                self._take(read)
+        film.is_read = True
+        self._settle(film)
+
+    def _settle(self, film: _Film) -> None:
+        """Let a film be committed when it is whole."""
+        if film.is_read and not film.awaited and self._films.pop(film.work.file.file, None) is film:
+            self._count(film.entries[0].item.content_hash, _rows(film.work))
+            self._outbox.entries += film.entries
+            self._outbox.vectors += film.vectors
+            self._outbox.bury += _rows(film.work)
 
     def _read_container(self, container: ContainerWork) -> Iterator[None]:
         """Take the samples of a container, one a step; at its end let go of those that are not in it any more."""
@@ -269,10 +342,8 @@ class Pipeline:
             data = path.read_bytes()
             content_hash = _digest(data)
             is_picture = path.suffix.lower() not in texts.SUFFIXES  # a table may name pictures without a suffix
-            state = self._known.get(content_hash)
-            if work.known is not None and work.known.content_hash == content_hash:
-                return _Twin(work, content_hash, work.known)
-            if is_picture and state is not None:
+            state = self._state_of(work, content_hash)
+            if state is not None and (is_picture or state is work.known):
                 return _Twin(work, content_hash, state)
             if is_picture:
                 pixels, meta = images.decode_image(data, self._encoder.spec.image_px)
@@ -286,6 +357,30 @@ class Pipeline:
             return _Refused(Skipped(str(path), error.reason, error.detail), _rows(work))
         except OSError as error:
             return _Refused(Skipped(str(path), "unreadable file", error.strerror or str(error)))
+
+    def _state_of(self, work: FileWork, content_hash: str) -> FileState | None:
+        """Return the state of a known file of this content: this file itself, if its content is what it was."""
+        if work.known is not None and work.known.content_hash == content_hash:
+            return work.known
+        return self._known.get(content_hash)
+
+    def _read_film(self, work: FileWork) -> Iterator[_Read]:
+        """Yield the frames of a film; or one thing that says it is known, or cannot be read. Runs in a thread."""
+        path = work.file.file
+        try:
+            with path.open("rb") as file:
+                content_hash = file_digest(file, partial(blake2b, digest_size=DIGEST_BYTES)).hexdigest()
+            if (state := self._state_of(work, content_hash)) is not None:
+                yield _Twin(work, content_hash, state)
+                return
+            film = video.probe(path)
+            fps, max_frames = self._sampling.fps, self._sampling.max_frames
+            for frame in video.frames(path, self._encoder.spec.image_px, fps=fps, max_frames=max_frames):
+                yield _Picture(_Entry(_frame_item(work, content_hash, film, frame)), frame.pixels)
+        except Undecodable as error:
+            yield _Refused(Skipped(str(path), error.reason, error.detail), _rows(work))
+        except OSError as error:
+            yield _Refused(Skipped(str(path), "unreadable file", error.strerror or str(error)))
 
     def _take(self, read: _Read) -> None:
         match read:
@@ -311,6 +406,9 @@ class Pipeline:
                 self._count(entries[0].item.content_hash, entries[0].replaces)
                 self._texts += entries
                 self._encode_full_batches()
+        self._commit_if_due()
+
+    def _commit_if_due(self) -> None:
         if time.monotonic() - self._committed_at_s > COMMIT_S:
             self._commit()
 
@@ -364,13 +462,29 @@ class Pipeline:
         """Take the oldest batch under way into the outbox."""
         for entries, vectors in self._timed(Stage.ENCODING, self._encoding.popleft().result):
             if isinstance(vectors, ValueError):
-                (entry,) = entries
-                self.tally.indexed -= 1
-                self.tally.skipped.append(Skipped(str(entry.item.file), "no vector", str(vectors)))
-                self._outbox.bury += entry.replaces
-            else:
-                self._outbox.entries += entries
-                self._outbox.vectors.append(vectors)
+                self._refuse(entries[0], vectors)
+                continue
+            for entry, vector in zip(entries, vectors, strict=True):
+                box = self._films.get(entry.item.file) if entry.item.kind is Kind.FRAME else self._outbox
+                if box is None:
+                    continue  # a frame of a film that was given up
+                box.entries.append(entry)
+                box.vectors.append(vector[None])
+                if isinstance(box, _Film):
+                    box.awaited -= 1
+                    self._settle(box)
+
+    def _refuse(self, entry: _Entry, error: ValueError) -> None:
+        """Account for an item that has no vector; a film is given up whole."""
+        bury = entry.replaces
+        if entry.item.kind is not Kind.FRAME:
+            self.tally.indexed -= 1
+        elif film := self._films.pop(entry.item.file, None):
+            bury = _rows(film.work)
+        else:
+            return
+        self.tally.skipped.append(Skipped(str(entry.item.file), "no vector", str(error)))
+        self._outbox.bury += bury
 
     def _commit(self) -> None:
         """Hand the outbox to the writer. One commit is under way at a time."""
@@ -408,7 +522,7 @@ class Pipeline:
 
 
 def _digest(data: bytes) -> str:
-    return blake2b(data, digest_size=16).hexdigest()
+    return blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def _with_meta(item: Item, meta: images.ImageMeta) -> Item:
@@ -436,6 +550,18 @@ def _sample_item(container: ContainerWork, key: str, content_hash: str) -> Item:
         bytes=sum(file.bytes for file in files),
         mtime_ns=max((file.mtime_ns for file in files), default=0),
         content_hash=content_hash,
+    )
+
+
+def _frame_item(work: FileWork, content_hash: str, film: video.Film, frame: video.Frame) -> Item:
+    item = _item(work, Kind.FRAME, content_hash, f"{frame.t_s:.3f}")
+    return replace(
+        item,
+        t_start_s=frame.t_start_s,
+        t_end_s=frame.t_end_s,
+        shot=frame.shot,
+        width=film.width,
+        height=film.height,
     )
 
 

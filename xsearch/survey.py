@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xsearch.errors import SourceError
 from xsearch.library import FileState
-from xsearch.media import images, texts
+from xsearch.media import images, texts, video
 from xsearch.sources import tables
 from xsearch.sources.containers import COCO_PREFIX, HUB_PREFIX, holds_samples, open_samples
 from xsearch.sources.folder import FoundFile, look, scan
@@ -186,7 +186,7 @@ def _vanished(found: Survey, known: Mapping[Path, Sequence[FileState]]) -> Itera
 
 def _take(file: FoundFile, found: Survey, layout: Layout) -> None:
     suffix = file.file.suffix.lower()
-    if suffix in images.SUFFIXES or suffix in texts.SUFFIXES:
+    if suffix in images.SUFFIXES | texts.SUFFIXES | video.SUFFIXES:
         found.files[file.file] = file
     elif holds_samples(file.file):
         (found.containers[file.file],) = layout.open(str(file.file))

@@ -68,10 +68,11 @@ class EncoderSpec:
 class Item:
     """One thing that can be found. `root / path` is the file it lives in.
 
-    `part` tells several items of one file apart (a passage of a text, a row of a table, a frame of
-    a film) and is empty where the file is the item. `pair` is the id of the item that this one
-    belongs to: the picture of a caption. Times are seconds from the start of a film; `taken_at` is
-    the camera's local time, ISO 8601; `content_hash` is of the whole file.
+    `part` tells several items of one file apart (a passage of a text, a row of a table, the time of
+    a frame) and is empty where the file is the item. `pair` is the id of the item that this one
+    belongs to: the picture of a caption. Times are seconds from the start of a film, of the stretch
+    that a frame stands for; shots count from 0. `taken_at` is the camera's local time, ISO 8601;
+    `content_hash` is of the whole file.
     """
 
     id: str
@@ -85,6 +86,7 @@ class Item:
     pair: str | None = None
     t_start_s: float | None = None
     t_end_s: float | None = None
+    shot: int | None = None
     text: str | None = None
     width: int | None = None
     height: int | None = None
@@ -114,12 +116,16 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """An item that answers a query. `score` is a cosine, higher is better; `rank` starts at 1."""
+    """An item that answers a query. `score` is a cosine, higher is better; `rank` starts at 1.
+
+    Where a hit is a moment of a film, `item` is its best frame and `stretch` the moment, from and to, in seconds.
+    """
 
     rank: int
     score: float
     item: Item = field(repr=False)
     reader: Callable[[Item], bytes] = field(repr=False, compare=False)
+    stretch: tuple[float, float] | None = None
 
     @property
     def kind(self) -> Kind:
@@ -138,9 +144,18 @@ class Hit:
     def open(self) -> bytes:
         """Return the original as it is stored: the bytes of the file, or of the picture inside its archive.
 
-        Raises OSError or SourceError if it is not there any more.
+        Of a frame of a film they are a JPEG of it. Raises OSError, SourceError or Undecodable if it is not there any
+        more.
         """
         return self.reader(self.item)
+
+    @property
+    def t_start_s(self) -> float | None:
+        return self.stretch[0] if self.stretch is not None else self.item.t_start_s
+
+    @property
+    def t_end_s(self) -> float | None:
+        return self.stretch[1] if self.stretch is not None else self.item.t_end_s
 
     @property
     def text(self) -> str | None:

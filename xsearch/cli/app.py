@@ -10,11 +10,13 @@ from xsearch.cli.exchange import export_command, import_command
 from xsearch.cli.index import index_command
 from xsearch.cli.library import forget_command, models_command, stats_command, verify_command
 from xsearch.cli.query import query_command
+from xsearch.cli.summarize import summarize_command
 from xsearch.errors import XSearchError
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "index": index_command,
     "query": query_command,
+    "summarize": summarize_command,
     "stats": stats_command,
     "verify": verify_command,
     "forget": forget_command,

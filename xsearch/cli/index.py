@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xsearch.cli.options import DEFAULT_DATA, Data, Json, Model
-from xsearch.cli.output import account, print_json, say, warn
+from xsearch.cli.output import account, clock, print_json, say, shortened, warn
 from xsearch.errors import LibraryNotFound, XSearchError
 from xsearch.index.plan import IndexKind
 
@@ -18,11 +18,26 @@ if TYPE_CHECKING:
     from xsearch.indexer import IndexReport
     from xsearch.pipeline import Progress
 
+Sources = Annotated[
+    list[str], typer.Argument(metavar="SOURCE...", help="Folders, files, tables, archives, coco:FILE, hf:NAME.")
+]
+PathColumn = Annotated[str | None, typer.Option("--path-column", metavar="NAME", help="The column of paths in tables.")]
+ImageColumn = Annotated[
+    str | None, typer.Option("--image-column", metavar="NAME", help="The column of pictures in data sets.")
+]
+TextColumn = Annotated[str | None, typer.Option("--text-column", metavar="NAME", help="The column of texts.")]
+Fps = Annotated[
+    float | None,
+    typer.Option("--fps", metavar="X", min=1e-4, max=240, help="Take so many frames a second of films."),
+]
+MaxFrames = Annotated[
+    int | None, typer.Option("--max-frames", metavar="N", min=1, help="Take at most so many frames of a film.")
+]
+Root = Annotated[Path | None, typer.Option("--root", metavar="FOLDER", help="What paths in a table are relative to.")]
+
 
 def index_command(
-    sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="Folders, files, tables, archives, coco:FILE, hf:NAME.")
-    ],
+    sources: Sources,
     data: Data = DEFAULT_DATA,
     model: Model = None,
     index: Annotated[
@@ -34,56 +49,47 @@ def index_command(
     recall_image: Annotated[
         float | None, typer.Option(metavar="X", min=0.5, max=0.999, help="Target recall@10 of image queries.")
     ] = None,
-    path_column: Annotated[
-        str | None, typer.Option("--path-column", metavar="NAME", help="The column of paths in tables.")
-    ] = None,
-    image_column: Annotated[
-        str | None, typer.Option("--image-column", metavar="NAME", help="The column of pictures in data sets.")
-    ] = None,
-    text_column: Annotated[
-        str | None, typer.Option("--text-column", metavar="NAME", help="The column of texts.")
-    ] = None,
-    root: Annotated[
-        Path | None, typer.Option("--root", metavar="FOLDER", help="What paths in a table are relative to.")
-    ] = None,
+    path_column: PathColumn = None,
+    image_column: ImageColumn = None,
+    text_column: TextColumn = None,
+    root: Root = None,
+    fps: Fps = None,
+    max_frames: MaxFrames = None,
     json: Json = False,
 ) -> None:
     """Take in what is new or changed, and let go of what is gone.
 
-    Pictures, plain texts (.txt, .md), caption files beside pictures, tables of captions (CSV, JSON Lines, Parquet),
-    tars of samples, Parquet files that hold pictures, COCO captions (coco:FILE) and data sets (hf:NAME or a folder).
+    Pictures, films, plain texts (.txt, .md), caption files beside pictures, tables of captions (CSV, JSON Lines,
+    Parquet), tars of samples, Parquet files that hold pictures, COCO captions (coco:FILE) and data sets (hf:NAME or a
+    folder).
     Run it again at any time: what is known and unchanged is not read again. Files that cannot be taken are counted
     with their reasons; `xsearch stats --skipped` names them.
     """
     from xsearch.encoders import get_encoder
     from xsearch.index_file import Targets
     from xsearch.indexer import index as run
+    from xsearch.pipeline import Sampling
     from xsearch.survey import Layout
 
-    encoder = get_encoder(model or _model_of(data))
+    encoder = get_encoder(model or model_of(data))
     wanted = {"text": recall_text, "image": recall_image}
     targets = Targets(**{name: recall for name, recall in wanted.items() if recall is not None})
-    with _progress_bar() as (on_progress, on_stage):
+    with progress_bar() as (on_progress, on_stage):
         report = run(
             sources,
             data,
             encoder,
             layout=Layout(path_column, image_column, text_column, root),
+            sampling=Sampling(fps, max_frames),
             index_kind=index,
             targets=targets if any(wanted.values()) else None,
             on_progress=on_progress,
             on_stage=on_stage,
         )
-    for note in report.notes:
-        warn(note)
-    if json:
-        told = asdict(report) | {"seconds": round(report.seconds, 3)}
-        print_json({name: value for name, value in told.items() if name not in ("items", "notes")})
-    else:
-        say(_line(report))
+    tell(report, json=json)
 
 
-def _model_of(data: Path) -> str:
+def model_of(data: Path) -> str:
     """Return the encoder of the library in `data`; where there is none, the built-in one, and say so."""
     from xsearch.encoders import DEFAULT_MODEL
     from xsearch.library import Manifest
@@ -100,6 +106,17 @@ def _model_of(data: Path) -> str:
         return DEFAULT_MODEL  # whoever opens the library next says what is wrong with it
 
 
+def tell(report: "IndexReport", *, json: bool) -> None:
+    """Print the account of a run, in one line."""
+    for note in report.notes:
+        warn(note)
+    if json:
+        told = asdict(report) | {"seconds": round(report.seconds, 3)}
+        print_json({name: value for name, value in told.items() if name not in ("items", "notes")})
+    else:
+        say(_line(report))
+
+
 def _line(report: "IndexReport") -> str:
     skipped = sum(report.skipped.values())
     reasons = f" ({account(report.skipped)})" if skipped else ""
@@ -111,7 +128,7 @@ def _line(report: "IndexReport") -> str:
 
 
 @contextmanager
-def _progress_bar() -> Iterator[tuple[Callable[["Progress"], None], Callable[[str], None]]]:
+def progress_bar() -> Iterator[tuple[Callable[["Progress"], None], Callable[[str], None]]]:
     """Yield functions that move a bar on stderr; where stderr is no terminal they do nothing."""
     if not sys.stderr.isatty():
         yield lambda progress: None, lambda stage: None
@@ -134,7 +151,9 @@ def _progress_bar() -> Iterator[tuple[Callable[["Progress"], None], Callable[[st
         def on_progress(progress: "Progress") -> None:
             elapsed_s = bar.tasks[0].elapsed or 0
             rate = f"  {progress.done / elapsed_s:,.0f}/s" if elapsed_s > 1 else ""
-            note = f"{progress.done:,}/{progress.total:,}{rate}  bound by {progress.bound_by}"
+            film = progress.frame
+            at = f"  {shortened(film.path, 40)} {clock(film.t_start_s or 0.0)}" if film is not None else ""
+            note = f"{progress.done:,}/{progress.total:,}{rate}{at}  bound by {progress.bound_by}"
             bar.update(bar.tasks[0].id, completed=progress.done, total=progress.total, note=note)
 
         def on_stage(stage: str) -> None:

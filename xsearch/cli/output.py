@@ -55,6 +55,13 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.1f} TB"
 
 
+def clock(t_s: float) -> str:
+    """Return a time in a film to a tenth of a second: `00:12.4`, `1:02:03.4`."""
+    minutes, tenths = divmod(round(10 * t_s), 600)
+    hours, minutes = divmod(minutes, 60)
+    return f"{f'{hours}:' if hours else ''}{minutes:02}:{tenths / 10:04.1f}"
+
+
 def short(path: str) -> str:
     """Return a path as one would type it here: relative to the working folder where that is no detour."""
     relative = os.path.relpath(path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xsearch.cli.options import DEFAULT_DATA, Data, Json, Model
-from xsearch.cli.output import print_json, say, short, shortened, warn
+from xsearch.cli.output import clock, print_json, say, short, shortened, warn
 
 if TYPE_CHECKING:
     from xsearch.types import Hit
@@ -31,6 +31,9 @@ def query_command(
     kind: Annotated[
         str, typer.Option("--kind", metavar="KIND", help="What to find: image, text, frame or any.")
     ] = "any",
+    group: Annotated[
+        str, typer.Option("--group", metavar="GROUP", help="Show frames of films as moment, film or none.")
+    ] = "moment",
     data: Data = DEFAULT_DATA,
     model: Model = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the hits as a contact sheet in the browser.")] = False,
@@ -50,7 +53,7 @@ def query_command(
     from xsearch.searcher import Searcher
 
     searcher = Searcher(data, model=model, on_warning=warn)
-    hits = searcher.query(text, image=image, k=k, kind=kind)
+    hits = searcher.query(text, image=image, k=k, kind=kind, group=group)
     if sheet is not None or open_:
         from xsearch.cli.sheet import contact_sheet
 
@@ -75,8 +78,8 @@ def _record(hit: "Hit") -> dict[str, Any]:
         "kind": hit.kind.value,
         "path": hit.path,
         "item_id": hit.item_id,
-        "t_start_s": hit.item.t_start_s,
-        "t_end_s": hit.item.t_end_s,
+        "t_start_s": hit.t_start_s,
+        "t_end_s": hit.t_end_s,
         "text": hit.text,
     }
 
@@ -87,6 +90,12 @@ def _print_table(hits: list["Hit"]) -> None:
         return
     say("rank  score  path")
     for hit in hits:
-        say(f"{hit.rank:>4}  {hit.score:.3f}  {short(hit.path)}")
+        say(f"{hit.rank:>4}  {hit.score:.3f}  {short(hit.path)}{_when(hit)}")
         if hit.text:
             say(f"{'':13}{shortened(hit.text)}")
+
+
+def _when(hit: "Hit") -> str:
+    if hit.t_start_s is None or hit.t_end_s is None:
+        return ""
+    return f"  {clock(hit.t_start_s)}-{clock(hit.t_end_s)}"

@@ -1,14 +1,18 @@
-"""A contact sheet: hits as one HTML page that needs nothing beside it."""
+"""A contact sheet: hits, or the frames of a film, as one HTML page that needs nothing beside it."""
 
 import base64
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from xsearch.cli.output import short, shortened
+from xsearch.cli.output import clock, short, shortened
 from xsearch.errors import SourceError, Undecodable
-from xsearch.media.images import thumbnail
-from xsearch.types import Hit, Kind
+from xsearch.media.images import jpeg, thumbnail
+from xsearch.types import Hit, Kind, RGBImage
+
+if TYPE_CHECKING:
+    from xsearch.summarize import Board
 
 THUMBNAIL_PX = 320
 
@@ -30,28 +34,51 @@ b { font-variant-numeric: tabular-nums; }
 
 def contact_sheet(title: str, hits: Iterable[Hit]) -> str:
     """Return the page: pictures small, upright and in the file itself, each a link to its original."""
-    figures = "\n".join(_figure(hit) for hit in hits)
+    return _page(title, [_hit(hit) for hit in hits])
+
+
+def film_sheet(board: "Board", pictures: Iterable[RGBImage]) -> str:
+    """Return the page of a film's summary: the pictures of its frames, each a link to its moment in the film."""
+    film = board.film.absolute().as_uri()
+    figures = []
+    for frame, pixels in zip(board.frames, pictures, strict=True):
+        title = " ".join((frame.title or "").split())
+        caption = f"<b>{clock(frame.t_s)}</b> · shot {frame.shot} · {frame.weight:.0%}<br>{escape(shortened(title))}"
+        link = f"{film}#t={frame.t_s:.3f}"  # https://www.w3.org/TR/media-frags/
+        figures.append(_figure(link, title, _image(jpeg(pixels), title or clock(frame.t_s)), caption))
+    return _page(f"{board.film.name} · {clock(board.duration_s)}", figures)
+
+
+def _page(title: str, figures: Iterable[str]) -> str:
+    shown = "\n".join(figures)
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{escape(title)} · xsearch</title>\n'
         f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style>\n'
-        f"<h1>{escape(title)}</h1>\n<main>\n{figures}\n</main>\n</html>\n"
+        f"<h1>{escape(title)}</h1>\n<main>\n{shown}\n</main>\n</html>\n"
     )
 
 
-def _figure(hit: Hit) -> str:
-    link = escape(hit.item.file.as_uri())
-    caption = f"<b>{hit.rank}</b> · {hit.score:.3f} · {escape(Path(hit.path).name)}"
+def _figure(link: str, title: str, content: str, caption: str) -> str:
     return (
-        f'<figure><a href="{link}" title="{escape(short(hit.path))}">{_content(hit)}</a>'
+        f'<figure><a href="{escape(link)}" title="{escape(title)}">{content}</a>'
         f"<figcaption>{caption}</figcaption></figure>"
     )
+
+
+def _image(data: bytes, alt: str) -> str:
+    return f'<img alt="{escape(alt)}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
+
+
+def _hit(hit: Hit) -> str:
+    caption = f"<b>{hit.rank}</b> · {hit.score:.3f} · {escape(Path(hit.path).name)}"
+    return _figure(hit.item.file.as_uri(), short(hit.path), _content(hit), caption)
 
 
 def _content(hit: Hit) -> str:
     if hit.kind is Kind.TEXT:
         return f"<p>{escape(hit.text or '')}</p>"
     try:
-        small = base64.b64encode(thumbnail(hit.open(), THUMBNAIL_PX)).decode()
+        small = thumbnail(hit.open(), THUMBNAIL_PX)
     except (OSError, SourceError, Undecodable) as error:
         return f"<p>{escape(shortened(f'the picture cannot be shown: {error}'))}</p>"
-    return f'<img alt="{escape(Path(hit.path).name)}" src="data:image/jpeg;base64,{small}">'
+    return _image(small, Path(hit.path).name)

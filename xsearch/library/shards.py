@@ -43,6 +43,7 @@ METADATA = pa.schema(
         pa.field("content_hash", pa.string(), nullable=False),
         pa.field("t_start_s", pa.float64()),
         pa.field("t_end_s", pa.float64()),
+        pa.field("shot", pa.int32()),
         pa.field("text", pa.string()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
@@ -52,6 +53,8 @@ METADATA = pa.schema(
         pa.field("gps_lon", pa.float64()),
     ]
 )
+ADDED_LATER = {"shot"}
+"""Columns that shards of earlier versions lack; they are read as empty."""
 REPEATING = ["kind", "root", "camera", "taken_at"]
 KINDS = tuple(Kind)
 
@@ -170,7 +173,8 @@ class Shard:
             raise self._damaged(f"it has not the {entry.rows} rows that were written")
         types = dict(zip(schema.names, schema.types, strict=True))
         expected = dict(zip(METADATA.names, METADATA.types, strict=True)) | {VECTOR: pa.binary(2 * dim)}
-        if wrong := [name for name, kind in expected.items() if types.get(name) != kind]:
+        self._columns = [name for name in METADATA.names if name in types or name not in ADDED_LATER]
+        if wrong := [name for name in (*self._columns, VECTOR) if types.get(name) != expected[name]]:
             raise self._damaged(f"it lacks the columns {', '.join(wrong)} as they should be")
         groups = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
         self._starts = np.cumsum([0, *groups])
@@ -204,7 +208,7 @@ class Shard:
             with self._reading():
                 # A reader of its own: threads share a shard, and one reader used by two of them crashes.
                 reader = self._parquet_file(metadata=self._file.metadata)
-                table = reader.read_row_group(group, METADATA.names, use_threads=False)
+                table = reader.read_row_group(group, self._columns, use_threads=False)
                 for row in rows[group_of == group].tolist():
                     # A slice, as `take` would load pyarrow.compute: a fifth of the CPU time of a cold query.
                     (record,) = table.slice(row - int(self._starts[group]), 1).to_pylist()
@@ -216,9 +220,12 @@ class Shard:
         if _sha256(self._mapped) != self.entry.sha256:
             raise self._damaged("its checksum differs")  # a copy would have a checksum that agrees
         with self._reading():
-            columns = [*METADATA.names, VECTOR]
-            for batch in self._file.iter_batches(ROW_GROUP_ROWS, columns=columns, use_threads=False):
-                yield pa.Table.from_batches([batch], self._file.schema_arrow)
+            stored = self._file.schema_arrow
+            schema = METADATA.append(stored.field(VECTOR)).with_metadata(stored.metadata)
+            for batch in self._file.iter_batches(ROW_GROUP_ROWS, columns=[*self._columns, VECTOR], use_threads=False):
+                empty = {name: pa.nulls(len(batch), METADATA.field(name).type) for name in ADDED_LATER}
+                columns = {name: batch[name] if name in batch.schema.names else empty[name] for name in schema.names}
+                yield pa.table(columns, schema)
 
     # Read with `use_threads=False` throughout: a thread of Arrow's pool that lets go of the map while Python shuts down
     # waits for an interpreter that is gone, and aborts the process (one query in ten).

@@ -10,14 +10,14 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from xsearch.types import RGBImage
 if TYPE_CHECKING:
     from PIL.ImageCms import ImageCmsTransform
     from PIL.ImageFile import ImageFile
+    from PIL.ImageFont import FreeTypeFont
+
+    _Reader: TypeAlias = Callable[[IO[bytes]], ImageFile]
 
 # Pillow complains of odd metadata on stderr, where a progress bar lives. Appended, not prepended: any filter or handler
 # of the host program, also one that makes errors of these warnings, comes first and wins.
@@ -69,6 +72,7 @@ _SIGNATURES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
         (rb"P[1-6]\s", "PIL.PpmImagePlugin", "PpmImageFile"),
     )
 )
+_HEAD_BYTES = 256  # where a file says what it is
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 
@@ -78,6 +82,11 @@ _OTHER_SUFFIXES = frozenset(
 )
 SUFFIXES: frozenset[str] = _COMMON_SUFFIXES | _OTHER_SUFFIXES
 """Lower-case suffixes of files that are taken as pictures. What they hold is decided by content."""
+
+MOVING_SUFFIXES: frozenset[str] = frozenset({".gif", ".webp", ".png", ".apng"})
+"""Of those, what may also hold a film."""
+
+_MOVING_FORMATS = frozenset({"GIF", "WEBP", "PNG"})
 
 # What the parsers of Pillow and pillow_heif, written in Python over untrusted bytes, raise on damaged files.
 _PARSER_ERRORS = (
@@ -109,6 +118,10 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = frozenset({5, 6, 7, 8})
+
+_FONT_PX, _LINE_PX, _GAP_PX, _LEAST_CELL_PX = 15, 20, 12, 180
+# Pillow's own knows little beyond ASCII. Linux twice, macOS, Windows; Pillow finds them where these keep theirs.
+_FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "arial.ttf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +173,106 @@ def thumbnail(data: bytes, side_px: int) -> bytes:
     """Return a small upright JPEG whose longer side is at most `side_px`. Raises Undecodable."""
     picture, _ = _decode(data, side_px // OVERSAMPLING)
     picture.thumbnail((side_px, side_px))
-    small = BytesIO()
-    picture.save(small, "JPEG", quality=80, comment=b"")  # Pillow would copy the comment of the original
-    return small.getvalue()
+    return _jpeg(picture)
+
+
+def is_animated(path: Path) -> bool:
+    """Whether a file is a GIF, WebP or PNG of more than one picture. Nothing is decoded. False if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            reader = _reader(file.read(_HEAD_BYTES))
+            if reader is None:
+                return False
+            file.seek(0)
+            with _parsing():
+                picture = reader(file)
+                return picture.format in _MOVING_FORMATS and bool(getattr(picture, "is_animated", False))
+    except (OSError, Undecodable):  # whoever decodes it tells why
+        return False
+
+
+def animation(path: Path) -> Iterator[tuple[float, float, NDArray[np.uint8]]]:
+    """Yield from and to when a picture of an animated WebP is shown, in seconds, and its pixels (h, w, 4) uint8, RGBA.
+
+    Raises Undecodable as `decode_image`, and OSError.
+    """
+    with path.open("rb") as file, _parsing():
+        picture = _load_class("PIL.WebPImagePlugin", "WebPImageFile")(file)
+        _refuse_extremes(picture.size)
+        t_s = 0.0
+        for number in range(getattr(picture, "n_frames", 1)):
+            picture.seek(number)
+            picture.load()
+            # What browsers do: a picture that is shown for 10 ms or less is shown for 100.
+            lasts_ms = picture.info["duration"]
+            end_s = t_s + (lasts_ms if lasts_ms > 10 else 100) / 1000
+            yield t_s, end_s, np.asarray(picture.convert("RGBA"))
+            t_s = end_s
+
+
+def jpeg(pixels: RGBImage) -> bytes:
+    """Return a picture as a JPEG to look at."""
+    return _jpeg(Image.fromarray(pixels))
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    file = BytesIO()
+    picture.save(file, "JPEG", quality=80, comment=b"")  # Pillow would copy the comment of the original
+    return file.getvalue()
+
+
+def picture_grid(pictures: Sequence[RGBImage], captions: Sequence[Sequence[str]], columns: int) -> bytes:
+    """Return a PNG of pictures in rows, each over the lines of its caption, which are cut to its width.
+
+    A line is drawn with Pillow's own font, or with that of this machine's _FONTS which knows more of its letters; those
+    that it does not know become question marks.
+    """
+    from PIL import ImageDraw
+
+    shown = [Image.fromarray(pixels) for pixels in pictures]
+    picture_h = max(one.height for one in shown)
+    step_x = max(_LEAST_CELL_PX, *(one.width for one in shown)) + _GAP_PX
+    step_y = picture_h + _LINE_PX * max(map(len, captions)) + _GAP_PX
+    columns = min(columns, len(shown))
+    rows = -(-len(shown) // columns)
+    sheet = Image.new("RGB", (columns * step_x + _GAP_PX, rows * step_y + _GAP_PX), "white")
+    pen = ImageDraw.Draw(sheet)
+    for position, (picture, lines) in enumerate(zip(shown, captions, strict=True)):
+        x, y = _GAP_PX + position % columns * step_x, _GAP_PX + position // columns * step_y
+        sheet.paste(picture, (x, y))
+        for number, line in enumerate(lines):
+            font, text = _drawable(line, step_x - _GAP_PX)
+            baseline = y + picture_h + number * _LINE_PX + _FONT_PX
+            pen.text((x, baseline), text, "black", font, anchor="ls")
+    file = BytesIO()
+    sheet.save(file, "PNG")
+    return file.getvalue()
+
+
+def _drawable(line: str, width_px: int) -> "tuple[FreeTypeFont, str]":
+    """Return a font, and what of the line can be drawn with it on so much room."""
+    font = max(_fonts(), key=lambda font: sum(_knows(font, letter) for letter in line))
+    text = "".join(letter if _knows(font, letter) else "?" for letter in line)
+    while len(text) > 1 and font.getlength(text) > width_px:
+        text = text[:-2] + "…"
+    return font, text
+
+
+@lru_cache(maxsize=1)
+def _fonts() -> "list[FreeTypeFont]":
+    from PIL import ImageFont
+
+    fonts = [cast("FreeTypeFont", ImageFont.load_default(_FONT_PX))]
+    for name in _FONTS:
+        with suppress(OSError):
+            fonts.append(ImageFont.truetype(name, _FONT_PX))
+    return fonts
+
+
+@lru_cache(maxsize=4096)
+def _knows(font: "FreeTypeFont", letter: str) -> bool:
+    """Whether a font has a letter: what it draws for U+FFFF, which is none, it draws for all that it has not."""
+    return letter.isspace() or bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
 
 
 def _decode_file(path: Path, min_px: int) -> RGBImage:
@@ -199,10 +309,10 @@ def _decode(data: bytes, min_px: int) -> tuple[Image.Image, ImageMeta]:
     return _present(picture, orientation, min_px), _metadata(tags, width, height)
 
 
-def _reader(data: bytes) -> Callable[[BytesIO], "ImageFile"] | None:
+def _reader(data: bytes) -> "_Reader | None":
     """Return the class that reads such content, imported now: most runs need one or two, and pillow_heif is heavy."""
     if data[4:8] == b"ftyp":
-        box_bytes = min(int.from_bytes(data[:4], "big"), 256)
+        box_bytes = min(int.from_bytes(data[:4], "big"), _HEAD_BYTES)
         brands = {data[at : at + 4] for at in range(8, box_bytes, 4)}
         if brands & _AVIF_BRANDS:
             return _load_class("PIL.AvifImagePlugin", "AvifImageFile")
@@ -213,8 +323,8 @@ def _reader(data: bytes) -> Callable[[BytesIO], "ImageFile"] | None:
     return None
 
 
-def _load_class(module: str, name: str) -> Callable[[BytesIO], "ImageFile"]:
-    return cast(Callable[[BytesIO], "ImageFile"], getattr(importlib.import_module(module), name))
+def _load_class(module: str, name: str) -> "_Reader":
+    return cast("_Reader", getattr(importlib.import_module(module), name))
 
 
 @contextmanager

@@ -1,0 +1,43 @@
+"""Work that goes on a bounded way ahead of who takes it."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+_T = TypeVar("_T")
+
+
+class Ahead(Generic[_T]):
+    """Runs an iterator in a thread of its own from `with` on, up to `bound` steps ahead of the one that iterates.
+
+    What the iterator raises is raised here in its turn. At the end of the block it is left where it is.
+    """
+
+    def __init__(self, steps: Iterator[_T], bound: int) -> None:
+        self._steps = steps
+        self._bound = bound
+
+    def __enter__(self) -> "Ahead[_T]":
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+        self._waiting: deque[Future[_T | None]] = deque()
+        while len(self._waiting) < self._bound:
+            self._go_on()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def __iter__(self) -> Iterator[_T]:
+        return self
+
+    def __next__(self) -> _T:
+        step = self._waiting.popleft().result()
+        if step is None:
+            self._waiting.clear()
+            raise StopIteration
+        self._go_on()
+        return step
+
+    def _go_on(self) -> None:
+        self._waiting.append(self._thread.submit(next, self._steps, None))
