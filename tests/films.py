@@ -17,6 +17,11 @@ Shot: TypeAlias = tuple[int | tuple[int, int, int] | Pixels, float]
 
 SIZE = (320, 240)
 CODECS = {".webm": "libvpx", ".avi": "mpeg4", ".mpg": "mpeg2video"}
+QUICK = {
+    "libx264": {"preset": "veryfast", "threads": "1"},
+    "libvpx": {"deadline": "realtime", "cpu-used": "8", "threads": "1"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "threads": "1"},
+}
 _MS = Fraction(1, 1000)
 
 
@@ -49,8 +54,8 @@ def write_film(
 ) -> Path:
     """Write shots one after the other; the suffix says the container, and the codec where none is named.
 
-    For the last `dissolve_s` of each shot but the last, the next one is mixed in. A key frame comes every `keys_s`, else
-    where the encoder wants it. The file counts its times from `first_s`.
+    For the last `dissolve_s` of each shot but the last, the next one is mixed in. A key frame comes every `keys_s`,
+    else where the encoder wants it. The file counts its times from `first_s`.
     """
     pictures = [shown(what, size).astype(np.float32) for what, _ in shots]
     starts = np.cumsum([0] + [round(lasts_s * fps) for _, lasts_s in shots])
@@ -80,7 +85,8 @@ def write_pictures(
     """Write each picture at its time: a film of variable frame rate. Pixels are (h, w, 3), or (h, w, 4) with alpha."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec or CODECS.get(path.suffix, "libx264"), fps, options=options or {})
+        codec = codec or CODECS.get(path.suffix, "libx264")
+        stream = container.add_stream(codec, fps, options=QUICK.get(codec, {}) | (options or {}))
         stream.pix_fmt = pix_fmt
         for n, (t_s, pixels) in enumerate(pictures):
             if n == 0:

@@ -246,7 +246,6 @@ def test_wrong_queries_are_told_with_a_remedy(searcher: Searcher, photos: Path) 
     image = photos / "gradio" / "lion.jpg"
     for text, picture, options, message in (
         (None, None, {}, "a query is a text or an image"),
-        ("a lion", image, {}, "a query is a text or an image"),
         ("", None, {}, "the query is empty"),
         (" \n\t", None, {}, "the query is empty"),
         ("caf\udce9", None, {}, "the query is not UTF-8"),

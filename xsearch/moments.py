@@ -29,10 +29,15 @@ class Group(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A row of the library that answers a query; `stretch` is that of its moment, from and to, in seconds."""
+    """A row of the library that answers a query.
+
+    `score` is its cosine; `standing`, by which answers are ordered, can be compared between items of any kind; `stretch`
+    is that of its moment, from and to, in seconds.
+    """
 
     row: int
     score: float
+    standing: float
     stretch: tuple[float, float] | None = None
 
 

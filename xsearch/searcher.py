@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -19,9 +19,12 @@ from xsearch.index.plan import SearchSettings
 from xsearch.index.search import search
 from xsearch.index_file import open_index
 from xsearch.library import Library, Manifest
-from xsearch.moments import Answer, Group, in_moments
+from xsearch.moments import Group
 from xsearch.originals import read_original
-from xsearch.ranking.merge import merged_order, standardized
+from xsearch.query import Picture, Query
+from xsearch.ranking.fusion import Fusion
+from xsearch.ranking.merge import merged_order
+from xsearch.retrieve import Asked, Pool, retrieve
 from xsearch.types import Embeddings, Hit, Kind, Modality
 
 if TYPE_CHECKING:
@@ -35,11 +38,6 @@ DEFAULT_DATA = Path("index_data")
 
 # Kinds whose vectors come from the same tower share a scale; each group is searched and standardized by itself.
 TOWERS = ((Kind.IMAGE, Kind.FRAME), (Kind.TEXT,))
-BACKGROUND_ROWS = 1_000
-
-NOT_MEANT = 0.1
-"""At least so many of the pictures in a library do not answer a query: what they score is the level of moments."""
-
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
@@ -79,7 +77,8 @@ class Searcher:
         EncoderUnavailable, and EncoderMismatch if the encoder's vectors cannot be compared with the library's.
         """
         self._clock = _Clock()
-        self._pools: dict[tuple[Kind, ...], _Pool] = {}
+        self._pools: dict[tuple[Kind, ...], Pool] = {}
+        self._matching = lru_cache(maxsize=8)(self._matching_rows)
         with self._clock.time("load"):
             self.library, self._index = _open(Path(data), on_warning)
             name = model or self.library.manifest.encoder
@@ -92,111 +91,144 @@ class Searcher:
 
     def query(
         self,
-        text: str | None = None,
+        query: str | Query | None = None,
         *,
         image: "ImageSource | None" = None,
         k: int = 10,
         kind: str = "any",
         group: str = "moment",
+        where: str | None = None,
+        fusion: str = "late",
     ) -> Hits:
-        """Return the k items nearest to a text, or to an image (path, bytes, PIL image or array).
+        """Return the k items nearest to a text, to an image (path, bytes, PIL image or array), or to a `Query`.
 
-        `kind` is image, text, frame or any. `group` says what frames of films come back as: each moment once, each film
-        once with its best moment, or none of this: every frame. Fewer than k hits come back only where the library
-        holds fewer. Raises QueryError, and Undecodable for a picture that cannot be read.
+        A str is text, literally; `Query.parse` reads the query language. An image beside a query is one more term of
+        it. `kind` is image, text, frame or any. `group` says what frames of films come back as: each moment once, each
+        film once with its best moment, or none of this: every frame. `where` is a condition on metadata, see
+        `library.where.matching`. `fusion` says how several terms are combined, see `ranking.fusion.Fusion`.
+
+        Fewer than k hits come back only where fewer items match. Raises QueryError, and Undecodable for a picture that
+        cannot be read.
         """
-        if text is not None and image is None:
-            return self.query_batch([text], k=k, kind=kind, group=group)[0]
-        if text is not None or image is None:
+        terms = Query(text=query) if isinstance(query, str) else query
+        if image is not None:
+            terms = Query(terms.terms if terms is not None else (), image=image)
+        if terms is None:
             raise QueryError("a query is a text or an image", remedy='`xsearch query "a cat"` or `--image cat.jpg`')
-        if isinstance(image, str | Path) and not Path(image).is_file():
-            # A device or a pipe may have no end.
-            raise QueryError(f"{image} is not a file", remedy="name a picture")
-        from xsearch.media.images import open_image
+        return self.query_batch([terms], k=k, kind=kind, group=group, where=where, fusion=fusion)[0]
 
+    def query_batch(
+        self,
+        queries: Sequence[str | Query],
+        *,
+        k: int = 10,
+        kind: str = "any",
+        group: str = "moment",
+        where: str | None = None,
+        fusion: str = "late",
+    ) -> list[Hits]:
+        """Return the answer to each query, with one encode and, where they are of one modality, one search for all."""
+        if k < 1:
+            raise QueryError(f"k must be at least 1, not {k}")
+        kinds = tuple(Kind) if kind == "any" else (_named(Kind, kind, "kind", ("any",)),)
+        grouping, fused = _named(Group, group, "group"), _named(Fusion, fusion, "fusion")
         clock = _Clock()
         with clock.time("encode"):
-            vectors = self.encoder.encode_images([open_image(image, self.encoder.spec.image_px)])
-        return self._answer(vectors, Modality.IMAGE, k, kind, group, clock)[0]
-
-    def query_batch(self, texts: Sequence[str], *, k: int = 10, kind: str = "any", group: str = "moment") -> list[Hits]:
-        """Return the answer to each text, with one encode and one search for all."""
-        if any(not text.strip() for text in texts):
-            raise QueryError("the query is empty", remedy='say what to find: `xsearch query "a cat on grass"`')
-        if not _is_utf8("".join(texts)):
-            raise QueryError("the query is not UTF-8", remedy="type it again in a UTF-8 terminal")
-        clock = _Clock()
-        with clock.time("encode"):
-            vectors = self.encoder.encode_texts(texts)
-        return self._answer(vectors, Modality.TEXT, k, kind, group, clock)
+            asked = self._encoded([Query(text=one) if isinstance(one, str) else one for one in queries], fused)
+        with clock.time("search"):
+            pools = [pool for tower in TOWERS if (pool := self._pool(tower, kinds, where)) is not None]
+            hits: list[tuple[Hit, ...]] = [() for _ in asked]
+            for modality in Modality:
+                of_one = [q for q, one in enumerate(asked) if one.modality is modality]
+                if of_one:
+                    for q, found in zip(
+                        of_one, self._answers(pools, [asked[q] for q in of_one], k, grouping), strict=True
+                    ):
+                        hits[q] = found
+        took_ms = self._clock.took_ms | clock.took_ms
+        return [Hits(one, took_ms) for one in hits]
 
     def search(self, vectors: Embeddings, modality: Modality, *, k: int, kinds: Sequence[Kind] = tuple(Kind)) -> Found:
         """Return rows of the library and their cosines for (q, dim) unit vectors, padded with -1 and -inf.
 
         `modality` says which tower made the vectors.
         """
-        return search(
-            self.library.vectors,
-            self._index,
-            vectors,
-            k,
-            settings=self._settings.get(modality),
-            allowed=self._pool(tuple(kinds)).allowed,
-        )
+        mask = self.library.of_kinds(kinds)
+        return self._search(vectors, modality, k, None if mask.all() else mask)
 
-    def _answer(
-        self, vectors: Embeddings, modality: Modality, k: int, kind: str, group: str, clock: "_Clock"
-    ) -> list[Hits]:
-        if k < 1:
-            raise QueryError(f"k must be at least 1, not {k}")
-        wanted = tuple(Kind) if kind == "any" else (_named(Kind, kind, "kind", ("any",)),)
-        grouped = _named(Group, group, "group")
-        with clock.time("search"):
-            pools = [kinds for tower in TOWERS if (kinds := tuple(k for k in tower if k in wanted))]
-            pools = [kinds for kinds in pools if self._pool(kinds).size]
-            found = [self._of_pool(kinds, vectors, modality, k, grouped) for kinds in pools]
-            answers: list[list[Answer]] = []
-            for q, vector in enumerate(vectors):
-                standing = [np.array([answer.score for answer in one[q]], np.float32) for one in found]
-                if len(pools) > 1:
-                    backgrounds = [self._pool(kinds).background @ vector for kinds in pools]
-                    standing = [standardized(*pair) for pair in zip(standing, backgrounds, strict=True)]
-                answers.append([found[pool][q][at] for pool, at in merged_order(standing, k)])
-            items = iter(self.library.items(np.array([answer.row for best in answers for answer in best], np.int64)))
-            hits = [
-                [Hit(rank, best.score, next(items), read_original, best.stretch) for rank, best in enumerate(one, 1)]
-                for one in answers
-            ]
-        took_ms = self._clock.took_ms | clock.took_ms
-        return [Hits(tuple(one), took_ms) for one in hits]
+    def _search(self, vectors: Embeddings, modality: Modality, k: int, allowed: NDArray[np.bool_] | None) -> Found:
+        settings = self._settings.get(modality)
+        return search(self.library.vectors, self._index, vectors, k, settings=settings, allowed=allowed)
 
-    def _of_pool(
-        self, kinds: tuple[Kind, ...], vectors: Embeddings, modality: Modality, k: int, group: Group
-    ) -> list[list[Answer]]:
-        """Return at most k answers a query, best first, from the items of these kinds; fewer where there are fewer."""
-        pool, frames = self._pool(kinds), self._pool((Kind.FRAME,))
-        answers: list[list[Answer]] = [[] for _ in vectors]
-        waiting, depth = list(range(len(vectors))), k
-        while waiting:
-            found = self.search(vectors[waiting], modality, k=depth, kinds=kinds)
-            for q, rows, scores in zip(waiting, found.rows.tolist(), found.scores.tolist(), strict=True):
-                # A float16 row may be a little longer than 1, and no cosine is.
-                best = [Answer(row, min(1.0, score)) for row, score in zip(rows, scores, strict=True) if row >= 0]
-                if Kind.FRAME in kinds and group is not Group.NONE and frames.size:
-                    level = float(np.quantile(pool.background @ vectors[q], NOT_MEANT))
-                    best = in_moments(
-                        best, vectors[q], library=self.library, is_frame=frames.mask, level=level, group=group
-                    )
-                answers[q] = best[:k]
-            # Many frames make one moment: look deeper until there are k.
-            waiting = [q for q in waiting if len(answers[q]) < min(k, pool.size) and depth < pool.size]
-            depth *= 4
-        return answers
+    def _answers(
+        self, pools: Sequence[Pool], asked: Sequence[Asked], k: int, group: Group
+    ) -> Iterator[tuple[Hit, ...]]:
+        found = [retrieve(pool, asked, k, group) for pool in pools]
+        for q in range(len(asked)):
+            standings = [np.array([answer.standing for answer in one[q]], np.float32) for one in found]
+            best = [found[pool][q][at] for pool, at in merged_order(standings, k)]
+            items = self.library.items(np.array([answer.row for answer in best], np.int64))
+            yield tuple(
+                Hit(rank, answer.score, item, read_original, answer.stretch)
+                for rank, (answer, item) in enumerate(zip(best, items, strict=True), 1)
+            )
 
-    def _pool(self, kinds: tuple[Kind, ...]) -> "_Pool":
-        if kinds not in self._pools:
-            self._pools[kinds] = _Pool(self.library, kinds)
-        return self._pools[kinds]
+    def _encoded(self, queries: Sequence[Query], fusion: Fusion) -> list[Asked]:
+        """Encode the terms of all queries, texts in one call and pictures in another."""
+        terms = [term for query in queries for term in query.terms]
+        texts = [term.content for term in terms if isinstance(term.content, str)]
+        pictures = [self._pixels(term.content) for term in terms if isinstance(term.content, Picture)]
+        none = np.empty((0, self.encoder.spec.dim), np.float32)
+        of_texts = iter(self.encoder.encode_texts(texts) if texts else none)
+        of_pictures = iter(self.encoder.encode_images(pictures) if pictures else none)
+        asked = []
+        for query in queries:
+            wanted: list[NDArray[np.float32]] = []
+            excluded: list[NDArray[np.float32]] = []
+            for term in query.terms:
+                vectors = of_texts if isinstance(term.content, str) else of_pictures
+                (excluded if term.excluded else wanted).append(next(vectors))
+            deciding = query.wanted or query.excluded
+            asked.append(
+                Asked(
+                    wanted=np.array(wanted or none),
+                    excluded=np.array(excluded or none),
+                    weights=tuple(term.weight for term in query.wanted),
+                    excluded_weights=tuple(term.weight for term in query.excluded),
+                    modality=Modality.TEXT if any(isinstance(t.content, str) for t in deciding) else Modality.IMAGE,
+                    fusion=fusion,
+                )
+            )
+        return asked
+
+    def _pixels(self, picture: Picture) -> NDArray[np.uint8]:
+        from xsearch.media.images import open_image
+
+        source = picture.source
+        if picture.is_url:
+            from xsearch.sources.web import fetch
+
+            source = fetch(source)
+        elif isinstance(source, str) and not Path(source).expanduser().is_file():
+            # A device or a pipe may have no end.
+            raise QueryError(f"{source} is not a file", remedy="name a picture")
+        elif isinstance(source, str):
+            source = Path(source).expanduser()
+        return open_image(source, self.encoder.spec.image_px)
+
+    def _pool(self, tower: Sequence[Kind], kinds: Sequence[Kind], where: str | None) -> Pool | None:
+        """Return the items of a tower that may be found, None if there are none."""
+        wanted = tuple(kind for kind in tower if kind in kinds)
+        whole = self._pools.get(wanted) or self._pools.setdefault(wanted, Pool(self.library, wanted, self._search))
+        if where is None:
+            return whole if whole.size else None
+        pool = Pool(self.library, wanted, self._search, self._matching(where), whole)
+        return pool if pool.size else None
+
+    def _matching_rows(self, where: str) -> NDArray[np.bool_]:
+        from xsearch.library.where import matching  # DuckDB, which most queries do without
+
+        return matching(self.library, where)
 
     @property
     def _settings(self) -> dict[Modality, SearchSettings]:
@@ -220,23 +252,6 @@ def _open(data: Path, on_warning: Callable[[str], None]) -> "tuple[Library, IvfP
             return library, None
 
 
-class _Pool:
-    """The living items of some kinds in a library: `mask` (rows,), or `allowed`, which is None where it is all rows."""
-
-    def __init__(self, library: Library, kinds: Sequence[Kind]) -> None:
-        self._vectors = library.vectors
-        self.mask = library.of_kinds(kinds)
-        self.size = int(np.count_nonzero(self.mask))
-        self.allowed = None if self.size == len(self.mask) else self.mask
-
-    @cached_property
-    def background(self) -> NDArray[np.float32]:
-        """(m, dim) the vectors of a random sample."""
-        rows = np.flatnonzero(self.mask)
-        sample = np.random.default_rng(0).choice(rows, min(len(rows), BACKGROUND_ROWS), replace=False)
-        return self._vectors.take(np.sort(sample))
-
-
 class _Clock:
     """Adds up milliseconds by name."""
 
@@ -248,14 +263,6 @@ class _Clock:
         start_s = time.perf_counter()
         yield
         self.took_ms[name] = round((time.perf_counter() - start_s) * 1000, 2)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # the shell's undecodable bytes, or half of a pair of surrogates
-        return False
-    return True
 
 
 def _named(choices: type[_Choice], name: str, noun: str, others: Sequence[str] = ()) -> _Choice:

@@ -7,6 +7,7 @@ import typer
 
 from xsearch import __version__
 from xsearch.cli.exchange import export_command, import_command
+from xsearch.cli.explain import explain_command
 from xsearch.cli.index import index_command
 from xsearch.cli.library import forget_command, models_command, stats_command, verify_command
 from xsearch.cli.query import query_command
@@ -16,6 +17,7 @@ from xsearch.errors import XSearchError
 COMMANDS: dict[str, Callable[..., None]] = {
     "index": index_command,
     "query": query_command,
+    "explain": explain_command,
     "summarize": summarize_command,
     "stats": stats_command,
     "verify": verify_command,
@@ -51,6 +53,8 @@ def _options(
 
 def run(arguments: list[str]) -> int:
     """Run the command that the arguments name and return its exit code. Raises XSearchError also for wrong use."""
+    # A query may begin with a sign: `xsearch query "- people"` names no option.
+    arguments = [f" {argument}" if argument.startswith("- ") else argument for argument in arguments]
     # Not `app()`: it would print errors in its own manner, and end on Ctrl-C without a word.
     command = typer.main.get_command(app)
     try:

@@ -3,6 +3,7 @@
 import os
 import tempfile
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +19,9 @@ NOTHING_FOUND = 1
 
 
 def query_command(
-    text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", show_default=False, help="What to find, in words.")
+    query: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="QUERY", show_default=False, help="What to find: words, pictures, + and -."),
     ] = None,
     image: Annotated[
         Path | None,
@@ -34,6 +36,15 @@ def query_command(
     group: Annotated[
         str, typer.Option("--group", metavar="GROUP", help="Show frames of films as moment, film or none.")
     ] = "moment",
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="SQL", help='Only items that meet a condition, as "width > 2000".')
+    ] = None,
+    near: Annotated[
+        str | None, typer.Option("--near", metavar="LAT,LON,KM", help="Only pictures taken within so many km.")
+    ] = None,
+    fusion: Annotated[
+        str, typer.Option("--fusion", metavar="MODE", help="Combine several terms: late, early, rrf or hybrid.")
+    ] = "late",
     data: Data = DEFAULT_DATA,
     model: Model = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the hits as a contact sheet in the browser.")] = False,
@@ -43,35 +54,52 @@ def query_command(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Find the items nearest to a text or a picture.
+    """Find the items nearest to a text, a picture, or several of them.
+
+    "a beach + ./dog.jpg - people" is like the text and like the picture, and shows no people. Weights stand before
+    their term, as in 2:"golden retriever" + ./pool.jpg - 0.5:fruit. Quotes make signs and paths plain text.
 
     Scores are cosines, higher is better. With --kind any, texts and pictures are ranked by how far each stands out
     among its own kind, as their cosines are not on one scale.
     """
     # One question does not repay the start of threads for linear algebra.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from xsearch.query import Query
     from xsearch.searcher import Searcher
 
+    typed = " ".join(query) if query is not None else None
+    asked = Query.parse(typed) if typed is not None else None
     searcher = Searcher(data, model=model, on_warning=warn)
-    hits = searcher.query(text, image=image, k=k, kind=kind, group=group)
+    hits = searcher.query(asked, image=image, k=k, kind=kind, group=group, where=_condition(where, near), fusion=fusion)
     if sheet is not None or open_:
         from xsearch.cli.sheet import contact_sheet
 
         page = sheet or Path(tempfile.mkdtemp(prefix="xsearch-"), "hits.html")
-        page.write_text(contact_sheet(text or str(image), hits), "utf-8", "xmlcharrefreplace")
+        page.write_text(contact_sheet(typed or str(image), hits), "utf-8", "xmlcharrefreplace")
         warn(f"the contact sheet is {page}")
         if open_ and not webbrowser.open(page.resolve().as_uri()):
             warn("no browser could be started; open the file yourself")
     if json:
-        query = {"text": text, "image": None if image is None else str(image), "k": k, "kind": kind}
-        print_json({"query": query, "took_ms": dict(hits.took_ms), "hits": [_record(hit) for hit in hits]})
+        told = {"text": typed, "image": None if image is None else str(image), "k": k, "kind": kind}
+        print_json({"query": told, "took_ms": dict(hits.took_ms), "hits": [record(hit) for hit in hits]})
     else:
-        _print_table(list(hits))
+        print_hits(list(hits))
     if not hits:
         raise typer.Exit(NOTHING_FOUND)
 
 
-def _record(hit: "Hit") -> dict[str, Any]:
+def _condition(where: str | None, near: str | None) -> str | None:
+    """Return both conditions as one."""
+    if near is None:
+        return where
+    from xsearch.library.where import Near
+
+    # The bracket on a line of its own: a condition may end in a comment.
+    return Near.parse(near).where if where is None else f"({where}\n) AND {Near.parse(near).where}"
+
+
+def record(hit: "Hit") -> dict[str, Any]:
+    """Return a hit as JSON tells it."""
     return {
         "rank": hit.rank,
         "score": round(hit.score, 6),
@@ -84,7 +112,8 @@ def _record(hit: "Hit") -> dict[str, Any]:
     }
 
 
-def _print_table(hits: list["Hit"]) -> None:
+def print_hits(hits: Sequence["Hit"]) -> None:
+    """Print hits as a table."""
     if not hits:
         say("nothing found: the library holds no such item")
         return
