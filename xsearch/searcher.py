@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xsearch.encoders import Encoder, get_encoder
-from xsearch.errors import EncoderMismatch, LibraryDamaged, QueryError
+from xsearch.errors import EncoderMismatch, LibraryDamaged, QueryError, SourceError, Undecodable
 from xsearch.index.exact import Found
 from xsearch.index.plan import SearchSettings
 from xsearch.index.search import search
@@ -38,7 +38,16 @@ DEFAULT_DATA = Path("index_data")
 
 # Kinds whose vectors come from the same tower share a scale; each group is searched and standardized by itself.
 TOWERS = ((Kind.IMAGE, Kind.FRAME), (Kind.TEXT,))
+RERANKED = 50
+"""So many of the best hits may change places."""
+
 _Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+class Rerank(StrEnum):
+    """By what the best hits are put in another order."""
+
+    ATTENTION = "attention"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +108,16 @@ class Searcher:
         group: str = "moment",
         where: str | None = None,
         fusion: str = "late",
+        rerank: str | None = None,
     ) -> Hits:
         """Return the k items nearest to a text, to an image (path, bytes, PIL image or array), or to a `Query`.
 
         A str is text, literally; `Query.parse` reads the query language. An image beside a query is one more term of
         it. `kind` is image, text, frame or any. `group` says what frames of films come back as: each moment once, each
         film once with its best moment, or none of this: every frame. `where` is a condition on metadata, see
-        `library.where.matching`. `fusion` says how several terms are combined, see `ranking.fusion.Fusion`.
+        `library.where.matching`. `fusion` says how several terms are combined, see `ranking.fusion.Fusion`. With
+        `rerank` "attention" the best pictures for a text are put in another order by its words and their regions, see
+        `explain.reranked`; scores stay cosines.
 
         Fewer than k hits come back only where fewer items match. Raises QueryError, and Undecodable for a picture that
         cannot be read.
@@ -115,7 +127,15 @@ class Searcher:
             terms = Query(terms.terms if terms is not None else (), image=image)
         if terms is None:
             raise QueryError("a query is a text or an image", remedy='`xsearch query "a cat"` or `--image cat.jpg`')
-        return self.query_batch([terms], k=k, kind=kind, group=group, where=where, fusion=fusion)[0]
+        if rerank is None:
+            return self.query_batch([terms], k=k, kind=kind, group=group, where=where, fusion=fusion)[0]
+        _named(Rerank, rerank, "rerank")
+        (wanted, *others) = terms.terms
+        if others or wanted.excluded or not isinstance(wanted.content, str):
+            raise QueryError("only the answers to one text can be re-ranked", remedy="leave out --rerank")
+        depth = max(k, RERANKED)
+        (hits,) = self.query_batch([terms], k=depth, kind=kind, group=group, where=where, fusion=fusion)
+        return self._reranked(wanted.content, hits, k)
 
     def query_batch(
         self,
@@ -172,6 +192,25 @@ class Searcher:
                 Hit(rank, answer.score, item, read_original, answer.stretch)
                 for rank, (answer, item) in enumerate(zip(best, items, strict=True), 1)
             )
+
+    def _reranked(self, text: str, hits: Hits, k: int) -> Hits:
+        """Return the best k after the pictures among the hits have changed places; one that is gone keeps its own."""
+        from xsearch.explain import reranked
+        from xsearch.media.images import open_image
+
+        clock = _Clock()
+        shown: dict[int, NDArray[np.uint8]] = {}
+        with clock.time("rerank"):
+            for at, hit in enumerate(hits):
+                if hit.kind is not Kind.TEXT:
+                    with suppress(OSError, SourceError, Undecodable):
+                        shown[at] = open_image(hit.open(), self.encoder.spec.image_px)
+            cosines = np.array([hits[at].score for at in shown], np.float32)
+            order = np.argsort(-reranked(self.encoder, text, shown.values(), cosines), kind="stable")
+        places = list(shown)
+        moved = dict(zip(places, (hits[places[at]] for at in order), strict=True))
+        best = [replace(moved.get(at, hit), rank=at + 1) for at, hit in enumerate(hits)]
+        return Hits(tuple(best[:k]), {**hits.took_ms, **clock.took_ms})
 
     def _encoded(self, queries: Sequence[Query], fusion: Fusion) -> list[Asked]:
         """Encode the terms of all queries, texts in one call and pictures in another."""

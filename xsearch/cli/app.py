@@ -12,10 +12,12 @@ from xsearch.cli.index import index_command
 from xsearch.cli.library import forget_command, models_command, stats_command, verify_command
 from xsearch.cli.query import query_command
 from xsearch.cli.summarize import summarize_command
+from xsearch.cli.watch import watch_command
 from xsearch.errors import XSearchError
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "index": index_command,
+    "watch": watch_command,
     "query": query_command,
     "explain": explain_command,
     "summarize": summarize_command,

@@ -73,7 +73,7 @@ def explain_command(
     model: Model = None,
     json: Json = False,
 ) -> None:
-    """Tell where in a picture a text is seen, and what each of its words adds to the score.
+    """Show where in a picture a text is seen, and which words count.
 
     The weight of a word is the cosine of text and picture less that without the word. Heat is from 0 to 1: the chance
     that a region shows the text, or the word, and none of --against. The encoder is that of the library in --data.

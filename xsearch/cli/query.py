@@ -45,6 +45,9 @@ def query_command(
     fusion: Annotated[
         str, typer.Option("--fusion", metavar="MODE", help="Combine several terms: late, early, rrf or hybrid.")
     ] = "late",
+    rerank: Annotated[
+        str | None, typer.Option("--rerank", metavar="BY", help="Order the best pictures anew, by attention.")
+    ] = None,
     data: Data = DEFAULT_DATA,
     model: Model = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the hits as a contact sheet in the browser.")] = False,
@@ -54,7 +57,7 @@ def query_command(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Find the items nearest to a text, a picture, or several of them.
+    """Find the items nearest to words, pictures, or both.
 
     "a beach + ./dog.jpg - people" is like the text and like the picture, and shows no people. Weights stand before
     their term, as in 2:"golden retriever" + ./pool.jpg - 0.5:fruit. Quotes make signs and paths plain text.
@@ -70,7 +73,9 @@ def query_command(
     typed = " ".join(query) if query is not None else None
     asked = Query.parse(typed) if typed is not None else None
     searcher = Searcher(data, model=model, on_warning=warn)
-    hits = searcher.query(asked, image=image, k=k, kind=kind, group=group, where=_condition(where, near), fusion=fusion)
+    hits = searcher.query(
+        asked, image=image, k=k, kind=kind, group=group, where=_condition(where, near), fusion=fusion, rerank=rerank
+    )
     if sheet is not None or open_:
         from xsearch.cli.sheet import contact_sheet
 

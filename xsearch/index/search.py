@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from xsearch.index.calibrate import RERANK_CODES
 from xsearch.index.exact import Found, search_exact
 from xsearch.index.plan import SearchSettings
 from xsearch.vectors import VectorTable
@@ -12,8 +13,11 @@ from xsearch.vectors import VectorTable
 if TYPE_CHECKING:
     from xsearch.index.ivfpq import IvfPq  # loads FAISS, which a library without an index file never needs
 
-SELECTIVE_ROWS = 10_000
-"""A filter that leaves no more rows, and not most of the library, is served by a scan of just these rows."""
+SELECTIVE_ROWS = 1_000
+"""A scan of no more rows costs less than a call of the index."""
+
+STABLE_SHARE = 0.95
+"""A filtered answer is settled when a search twice as wide finds no more than the rest beside it."""
 
 
 def search(
@@ -36,20 +40,59 @@ def search(
     if allowed is not None and allowed.shape != (len(vectors),):
         raise ValueError(f"a mask of shape {allowed.shape} for {len(vectors)} vectors")
     matches = len(vectors) if allowed is None else int(np.count_nonzero(allowed))
-    if index is None or matches <= min(SELECTIVE_ROWS, len(vectors) // 2):
+    if index is None or matches <= SELECTIVE_ROWS:
         return search_exact(vectors, queries, k, allowed=allowed)
     if settings is None:
         raise ValueError("a search through an index needs settings")
-    found = index.search(queries, k, vectors=vectors, settings=settings, allowed=allowed)
-    if index.rows < len(vectors):
-        added = search_exact(vectors, queries, k, allowed=allowed, start=index.rows)
-        found = _best_of(found, added)
-    short = found.rows[:, min(k, matches) - 1] < 0  # the probed lists held too few
-    if short.any():
-        exact = search_exact(vectors, queries[short], k, allowed=allowed)
-        found.rows[short] = exact.rows
-        found.scores[short] = exact.scores
+    if allowed is None:
+        found = index.search(queries, k, vectors=vectors, settings=settings)
+        unsettled = np.zeros(len(queries), np.bool_)
+    else:
+        found, unsettled = _search_filtered(index, vectors, queries, k, settings, allowed)
+    if index.rows < len(vectors) and not unsettled.all():
+        found = _best_of(found, search_exact(vectors, queries, k, allowed=allowed, start=index.rows))
+    unsettled |= found.rows[:, min(k, matches) - 1] < 0  # the probed lists held too few
+    if unsettled.any():
+        exact = search_exact(vectors, queries[unsettled], k, allowed=allowed)
+        found.rows[unsettled] = exact.rows
+        found.scores[unsettled] = exact.scores
     return found
+
+
+def _search_filtered(
+    index: "IvfPq",
+    vectors: VectorTable,
+    queries: NDArray[np.float32],
+    k: int,
+    settings: SearchSettings,
+    allowed: NDArray[np.bool_],
+) -> tuple[Found, NDArray[np.bool_]]:
+    """Return the answers of the index, and (q,) whether an exact scan of the allowed rows is the cheaper way to go on.
+
+    The settings were measured without a filter. One that leaves out what a query is about sends it to rows that lie
+    farther off and wider apart, where as many lists and candidates find less: 400k synthetic pictures, with a filter
+    on their subject, recall@10 .70 to .86 instead of .96. So the search is widened until that changes nothing.
+    """
+    found = Found.nothing(len(queries), k)
+    unsettled = np.ones(len(queries), np.bool_)
+    matches = int(np.count_nonzero(allowed[: index.rows]))
+    # Twice: the first answer needs a second, and what goes on has no more than doubled the work when it gives up.
+    while unsettled.any() and 2 * _work(index, settings, matches) < RERANK_CODES * matches:
+        wider = index.search(queries[unsettled], k, vectors=vectors, settings=settings, allowed=allowed)
+        settled = [
+            np.isin(new, old).mean() >= STABLE_SHARE for new, old in zip(wider.rows, found.rows[unsettled], strict=True)
+        ]
+        found.rows[unsettled] = wider.rows
+        found.scores[unsettled] = wider.scores
+        unsettled[unsettled] = ~np.array(settled)
+        settings = SearchSettings(2 * settings.nprobe, 2 * settings.depth)
+    return found, unsettled
+
+
+def _work(index: "IvfPq", settings: SearchSettings, matches: int) -> float:
+    """Return what a filtered search costs, in codes scanned; an exact scan costs RERANK_CODES for each match."""
+    lists = min(index.nlist, settings.nprobe * index.rows / max(1, matches))
+    return lists * index.rows / index.nlist + RERANK_CODES * settings.depth
 
 
 def _best_of(a: Found, b: Found) -> Found:

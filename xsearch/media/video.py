@@ -78,7 +78,8 @@ _MAX_ASPECT = 4.0  # of a sample; more is a damaged header
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg,mxf,dv,gif,apng,wtv,rm,nut,swf,ivf,wav,mp3,flac,aac"
 # FFmpeg seeks by the bytes in these: it may land behind the key frame, and guesses the times of what comes first.
 _LEADS_S = {"mpegts": 10.0, "mpeg": 10.0}
-_ENCODERS = (("libx264", {"crf": "20", "preset": "veryfast"}), ("mpeg4", {"b": "4000000"}))
+# Without B frames: with them, MP4 states wrong how long the last picture lasts if pictures last for different times.
+_ENCODERS = (("libx264", {"crf": "20", "preset": "veryfast", "bf": "0"}), ("mpeg4", {"b": "4000000"}))
 _TIME_BASE = Fraction(1, 30_000)  # exact for 24, 25, 30, 29.97 and 60 Hz; mpeg4 takes no finer
 _THREADS = 2  # several films are decoded at once
 _SPOOLED_BYTES = 2**24
