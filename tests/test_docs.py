@@ -42,8 +42,11 @@ def _agree(said: str, printed: str) -> bool:
     return all(abs(float(a) - float(b)) <= SCORE_TOLERANCE for a, b in pairs)
 
 
-def test_the_commands_of_the_readme_print_what_it_says(photos: Path, run_xsearch: RunXsearch, tmp_path: Path) -> None:
+def test_the_commands_of_the_readme_print_what_it_says(
+    photos: Path, films: Path, run_xsearch: RunXsearch, tmp_path: Path
+) -> None:
     shutil.copytree(photos, tmp_path / "photos")
+    shutil.copytree(films, tmp_path / "films")
     sessions = _sessions()
     assert len(sessions) >= 8
     for command, said in sessions:
