@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from xsearch.ahead import Ahead
 from xsearch.encoders import get_encoder
 from xsearch.indexer import IndexReport, index
 from xsearch.library import Library, faults
-from xsearch.pipeline import Progress, Sampling
+from xsearch.pipeline import FILMS_AT_ONCE, Progress, Sampling
 from xsearch.types import Embeddings, Item, Kind, RGBImage, item_id
 from xsearch.vectors import l2_normalize
 
@@ -101,6 +103,18 @@ class TestIndexing:
         library = Library.open(runs.data)
         items = library.items(np.arange(len(library)))
         assert [(item.path, item.shot) for item in items] == [(f"{n}.mp4", shot) for n in range(4) for shot in range(5)]
+
+    def test_threads_do_not_add_up(self, runs: Runs) -> None:
+        for number in range(12):
+            a_film(runs.films / f"{number}.mp4", number)
+        most = 0
+
+        def count(progress: Progress) -> None:
+            nonlocal most
+            most = max(most, sum(thread.name.startswith("ahead") for thread in threading.enumerate()))
+
+        index([runs.films], runs.data, FakeEncoder(), on_progress=count)
+        assert 1 <= most <= FILMS_AT_ONCE
 
     def test_plain_sampling(self, runs: Runs) -> None:
         a_film(runs.films / "two.mp4", 1, 2)
@@ -258,7 +272,7 @@ class TestAhead:
                 made.append(number)
                 yield number
 
-        with Ahead(numbers(), bound=4) as ahead:
+        with closing(Ahead(numbers(), bound=4)) as ahead:
             assert [next(ahead) for _ in range(10)] == list(range(1, 11))
         assert len(made) <= 14
 
@@ -267,9 +281,9 @@ class TestAhead:
             yield 1
             raise OSError("the disk is gone")
 
-        with Ahead(iter([1, 2, 3]), bound=8) as ahead:
+        with closing(Ahead(iter([1, 2, 3]), bound=8)) as ahead:
             assert list(ahead) == [1, 2, 3]
-        with Ahead(failing(), bound=8) as ahead:
+        with closing(Ahead(failing(), bound=8)) as ahead:
             assert next(ahead) == 1
             with pytest.raises(OSError, match="the disk is gone"):
                 next(ahead)

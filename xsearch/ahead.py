@@ -9,23 +9,20 @@ _T = TypeVar("_T")
 
 
 class Ahead(Generic[_T]):
-    """Runs an iterator in a thread of its own from `with` on, up to `bound` steps ahead of the one that iterates.
+    """Runs an iterator in a thread of its own, at most `bound` steps ahead of the one that iterates, until `close`.
 
-    What the iterator raises is raised here in its turn. At the end of the block it is left where it is.
+    What the iterator raises is raised here in its turn.
     """
 
     def __init__(self, steps: Iterator[_T], bound: int) -> None:
         self._steps = steps
-        self._bound = bound
-
-    def __enter__(self) -> "Ahead[_T]":
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ahead")
         self._waiting: deque[Future[_T | None]] = deque()
-        while len(self._waiting) < self._bound:
+        while len(self._waiting) < bound:
             self._go_on()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the thread; the iterator is left where it is."""
         self._thread.shutdown(cancel_futures=True)
 
     def __iter__(self) -> Iterator[_T]:

@@ -9,11 +9,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from hashlib import blake2b, file_digest
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -224,14 +224,16 @@ class Pipeline:
 
     def _films_ahead(self, works: Sequence[FileWork]) -> Iterator[tuple[FileWork, Iterator[_Read]]]:
         """Yield films in order with what is read of each, while the next is being decoded as well."""
-        waiting: deque[tuple[FileWork, Ahead[_Read]]] = deque()
-        with ExitStack() as threads:
-            for work in works:
-                reads = Ahead(self._read_film(work), self._encoder.batch_size)
-                waiting.append((work, threads.enter_context(reads)))
-                if len(waiting) == FILMS_AT_ONCE:
-                    yield waiting.popleft()
-            yield from waiting
+        coming = ((work, Ahead(self._read_film(work), self._encoder.batch_size)) for work in works)
+        under_way = deque(islice(coming, FILMS_AT_ONCE))
+        try:
+            while under_way:
+                yield under_way[0]
+                under_way.popleft()[1].close()
+                under_way.extend(islice(coming, 1))
+        finally:
+            for _, reads in under_way:
+                reads.close()
 
     def _take_film(self, work: FileWork, reads: Iterator[_Read]) -> Iterator[Item]:
         """Take what is read of a film, and yield its frames."""
