@@ -142,7 +142,7 @@ def test_a_sample_of_which_only_a_part_was_committed_is_taken_up_again(
     lost = next(row for row in range(len(library)) if library.items(np.array([row]))[0].part == "k1 text 1")
     with LibraryWriter(tmp_path / "library") as writer:
         writer.bury([lost])
-        writer.set_containers({})
+        writer.set_containers({}, {})
     report = run(parquet)
     assert (report.indexed, report.unchanged) == (1, 2)
     assert {item.id for item in living(tmp_path / "library")} == complete
@@ -185,3 +185,12 @@ def test_a_hit_inside_a_container_can_be_opened(
     container.unlink()
     with pytest.raises((OSError, SourceError)):
         hit.open()
+
+
+def test_a_hit_can_be_opened_where_the_column_had_to_be_named(run: Callable[..., IndexReport], tmp_path: Path) -> None:
+    table = {"drawing": [jpeg(n + 50) for n in range(4)], "photo": [jpeg(n) for n in range(4)]}
+    pq.write_table(pa.table(table), tmp_path / "two.parquet")
+    assert run(tmp_path / "two.parquet", layout=Layout(image_column="photo")).indexed == 4
+    assert run(tmp_path / "two.parquet", layout=Layout(image_column="photo")).unchanged == 4
+    hit = Searcher(tmp_path / "library", encoder=FakeEncoder()).query(image=jpeg(2), k=1)[0]
+    assert hit.open() == jpeg(2)

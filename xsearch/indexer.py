@@ -77,7 +77,11 @@ def index(
         )
         tally = pipeline.run()
         skipped = {entry.path: entry for entry in (*found.skipped, *tally.skipped)}
-        writer.set_containers({**writer.manifest.containers, **tally.read_whole})
+        named = layout.image_column if layout is not None else None
+        columns = {source.name: named for source in found.containers.values()} if named is not None else {}
+        writer.set_containers(
+            {**writer.manifest.containers, **tally.read_whole}, {**writer.manifest.image_columns, **columns}
+        )
         writer.set_skipped(_still_true(_skipped_before(library), found.settled, skipped.values()))
         writer.merge()
         keep_index(writer, encoder, kind=index_kind, targets=targets, on_stage=on_stage)

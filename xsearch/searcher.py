@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -90,6 +90,7 @@ class Searcher:
         self._matching = lru_cache(maxsize=8)(self._matching_rows)
         with self._clock.time("load"):
             self.library, self._index = _open(Path(data), on_warning)
+            self._read = partial(read_original, image_columns=self.library.manifest.image_columns)
             name = model or self.library.manifest.encoder
             self.encoder = encoder or get_encoder(name)
         if self.encoder.spec.fingerprint != self.library.manifest.fingerprint:
@@ -189,7 +190,7 @@ class Searcher:
             best = [found[pool][q][at] for pool, at in merged_order(standings, k)]
             items = self.library.items(np.array([answer.row for answer in best], np.int64))
             yield tuple(
-                Hit(rank, answer.score, item, read_original, answer.stretch)
+                Hit(rank, answer.score, item, self._read, answer.stretch)
                 for rank, (answer, item) in enumerate(zip(best, items, strict=True), 1)
             )
 

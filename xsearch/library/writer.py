@@ -102,10 +102,11 @@ class LibraryWriter:
         """Let go of shards that are lost, so that the rest can be read."""
         self._commit(shards=tuple(shard for shard in self.manifest.shards if shard.id not in ids), index=None)
 
-    def set_containers(self, signatures: Mapping[str, str]) -> None:
-        """Note which archives and data sets have been read to their end."""
-        if signatures != self.manifest.containers:
-            self._commit(containers=signatures)
+    def set_containers(self, signatures: Mapping[str, str], image_columns: Mapping[str, str]) -> None:
+        """Note which archives and data sets have been read to their end, and the columns of pictures that were named."""
+        noted = {"containers": signatures, "image_columns": image_columns}
+        if noted != {name: getattr(self.manifest, name) for name in noted}:
+            self._commit(**noted)
 
     def set_skipped(self, skipped: Sequence[Skipped]) -> None:
         """Replace the list of files that were seen and not indexed."""
