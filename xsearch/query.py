@@ -28,6 +28,9 @@ from xsearch.errors import QueryError
 MAX_TERMS = 64
 MAX_CHARS = 10_000
 
+_EMPTY = "the query is empty"
+_SAY_WHAT = 'say what to find: `xsearch query "a cat on grass"`'
+
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _LOCATION = r"(?:\.{1,2}[\\/]|/(?=\S)|~[\\/]|[A-Za-z]:[\\/]|(?i:https?)://)"
 _TERM_START = rf"""(?:[^\W\d_]|["']|{_LOCATION})"""
@@ -89,7 +92,7 @@ class Term:
         written = self.content if isinstance(self.content, str) else self.content.source
         if isinstance(written, str):
             if not written.strip():
-                raise QueryError("the query is empty", remedy='say what to find: `xsearch query "a cat on grass"`')
+                raise QueryError(_EMPTY, remedy=_SAY_WHAT)
             if not _is_utf8(written):
                 raise QueryError("the query is not UTF-8", remedy="type it again in a UTF-8 terminal")
 
@@ -120,7 +123,7 @@ class Query:
         named += [Term(Picture(image))] if image is not None else []
         object.__setattr__(self, "terms", (*terms, *named))
         if not self.terms:
-            raise QueryError("the query is empty", remedy='say what to find: `xsearch query "a cat on grass"`')
+            raise QueryError(_EMPTY, remedy=_SAY_WHAT)
         if len(self.terms) > MAX_TERMS:
             raise QueryError(f"the query has {len(self.terms)} terms", remedy=f"name at most {MAX_TERMS}")
 
@@ -165,7 +168,7 @@ def _as_query(value: Any) -> Query:
 def _terms(text: str) -> Iterable[Term]:
     at = len(text) - len(text.lstrip())
     if at == len(text):
-        raise QueryError("the query is empty", remedy='say what to find: `xsearch query "a cat on grass"`')
+        raise QueryError(_EMPTY, remedy=_SAY_WHAT)
     first = _FIRST_SIGN.match(text, at)
     sign, at = (first[1], first.end()) if first else ("+", at)
     while True:
@@ -178,7 +181,7 @@ def _terms(text: str) -> Iterable[Term]:
 
 def _term(text: str, at: int, *, excluded: bool) -> tuple[Term, int]:
     """Return the term at `at`, and where the sign after it stands, or the end of the text."""
-    start = at + len(text[at:]) - len(text[at:].lstrip())
+    start = len(text) - len(text[at:].lstrip())
     prefix = _PREFIX.match(text, start)
     assert prefix is not None  # every part of it may be missing
     body = prefix.end()

@@ -1,9 +1,9 @@
 """Several terms, one order: fused as one vector before the search (early), or as scores after it (late).
 
-Measured on 7,740 captioned pictures with the built-in encoder (`benchmarks/README.md`, "Composed queries"): the late
-weighted sum is the best for a text with a picture, whose cosines spread differently; reciprocal ranks are for signals
-that have no common scale, as words beside vectors, and the worst for terms that are all to be met. Vectors are not
-centred by modality: that serves sums of short texts, not those with pictures, and harms captions.
+Measured (`benchmarks/exclusion.py`): the late weighted sum is the better of both, most of all for a text with a
+picture, whose cosines spread differently. Reciprocal ranks are for signals without a common scale, as words beside
+vectors; for terms that are all to be met they are the worst. Vectors are not centred by modality before they are added:
+it gains for two short texts, nothing for a text with a picture, and harms captions.
 """
 
 from collections.abc import Sequence
