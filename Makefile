@@ -22,7 +22,7 @@ demo: $(VENV)/core.installed ## index real photographs and films, and find some 
 	$(BIN)/xsearch query "a cat" -k 3 --data $(DEMO_DATA)
 	$(BIN)/xsearch query "snowy mountains" -k 3 --data $(DEMO_DATA)
 	$(BIN)/xsearch query "a cup of coffee" -k 3 --data $(DEMO_DATA)
-	$(BIN)/xsearch query "people riding bicycles" --kind frame -k 1 --data $(DEMO_DATA)
+	$(BIN)/xsearch query "a rabbit in a meadow" --kind frame -k 1 --data $(DEMO_DATA)
 
 test: lint ## install what development needs (with torch), then lint and test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

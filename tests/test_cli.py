@@ -36,7 +36,7 @@ HOSTILE = ("<script>alert(1)<&script>.jpg", "\x1b[31mred\x1b[0m\nnew line.jpg", 
 
 INDEX_KEYS = ["seen", "indexed", "unchanged", "moved", "removed", "skipped", "seconds"]
 N_MANY = 150
-HIT_KEYS = ["rank", "score", "kind", "path", "item_id", "t_start_s", "t_end_s", "text"]
+HIT_KEYS = ["rank", "score", "confidence", "kind", "path", "item_id", "t_start_s", "t_end_s", "text"]
 
 
 @pytest.fixture(scope="module")
@@ -144,17 +144,33 @@ def test_query_prints_a_table(home: Path, run_xsearch: RunXsearch) -> None:
     done = run_xsearch("query", "a lion", "-k", "3", "--kind", "image", cwd=home)
     assert (done.returncode, done.stderr) == (0, "")
     header, *lines = done.stdout.splitlines()
-    assert header == "rank  score  path"
+    assert header == "rank  score  sure  path"
     assert len(lines) == 3
-    assert all(re.fullmatch(r"   [123]  0\.\d{3}  pics/\S.*", line) for line in lines)
+    assert all(re.fullmatch(r"   [123]  0\.\d{3}  +\d+%  pics/\S.*", line) for line in lines)
     assert lines[0].endswith("  pics/lion.jpg")
+
+
+def test_where_nothing_stands_out_that_is_said(home: Path, run_xsearch: RunXsearch) -> None:
+    asked = ("query", "a submarine under the ice", "--kind", "image", "-k", "3")
+    done = run_xsearch(*asked, cwd=home)
+    assert (done.returncode, done.stdout) == (1, "no good match; --all lists the nearest\n")
+    listed = run_xsearch(*asked, "--all", cwd=home)
+    assert listed.returncode == 0
+    assert len(listed.stdout.splitlines()) == 4
+    answer = only_json(run_xsearch(*asked, "--json", cwd=home))
+    assert answer["good_match"] is False
+    assert len(answer["hits"]) == 3
+    assert all(hit["confidence"] < 0.2 for hit in answer["hits"])
+    found = only_json(run_xsearch("query", "a lion", "--kind", "image", "--json", cwd=home))
+    assert found["good_match"] is True
+    assert found["hits"][0]["confidence"] > 0.5
 
 
 def test_a_hit_that_is_a_text_is_quoted_below_its_path(home: Path, run_xsearch: RunXsearch) -> None:
     done = run_xsearch("query", "how long do lions sleep", "-k", "1", "--kind", "text", cwd=home)
     _, path, quote = done.stdout.splitlines()
     assert path.endswith("  pics/note.txt")
-    assert quote == " " * 13 + r"Lions sleep for \x1b[1mtwenty\x1b[0m hours a day."
+    assert quote == " " * 19 + r"Lions sleep for \x1b[1mtwenty\x1b[0m hours a day."
 
 
 def test_paths_elsewhere_are_printed_in_full(home: Path, run_xsearch: RunXsearch, tmp_path: Path) -> None:
@@ -165,16 +181,18 @@ def test_paths_elsewhere_are_printed_in_full(home: Path, run_xsearch: RunXsearch
 def test_query_json_is_one_object(home: Path, run_xsearch: RunXsearch) -> None:
     done = run_xsearch("query", "Löwe 🦁", "-k", "4", "--kind", "text", "--json", cwd=home)
     answer = only_json(done)
-    assert list(answer) == ["query", "took_ms", "hits"]
+    assert list(answer) == ["query", "took_ms", "good_match", "hits"]
     assert answer["query"] == {"text": "Löwe 🦁", "image": None, "k": 4, "kind": "text"}
     assert list(answer["took_ms"]) == ["load", "encode", "search"]
     assert all(list(hit) == HIT_KEYS for hit in answer["hits"])
     assert [hit["rank"] for hit in answer["hits"]] == [1, 2]
     by_path = {hit["path"]: hit for hit in answer["hits"]}
     caption = by_path[str(home / "pics" / "lion.txt")]
-    assert caption | {"rank": 0, "score": 0, "item_id": ""} == {
+    assert 0 <= caption["confidence"] <= 1
+    assert caption | {"rank": 0, "score": 0, "confidence": 0, "item_id": ""} == {
         "rank": 0,
         "score": 0,
+        "confidence": 0,
         "kind": "text",
         "path": str(home / "pics" / "lion.txt"),
         "item_id": "",

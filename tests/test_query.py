@@ -152,7 +152,7 @@ def test_quotes_and_backslashes_take_signs_literally(typed: str, terms: list[Ter
         ("1e999:cat", "inf is no weight at column 1"),
         ("https://example.org/a.jpg on grass", "address at column 1 holds white space"),
         ("a + caf\udce9", "not UTF-8 at column 5"),
-        ("a" * (MAX_CHARS + 1), "10,001 characters"),
+        ("a" * (MAX_CHARS + 1), "200,001 characters"),
         (" + ".join("a" * (MAX_TERMS + 1)), "65 terms"),
     ],
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from xsearch.bank import keep_bank
 from xsearch.encoders import Encoder
 from xsearch.errors import LibraryDamaged
 from xsearch.index.plan import IndexKind
@@ -84,6 +85,7 @@ def index(
         )
         writer.set_skipped(_still_true(_skipped_before(library), found.settled, skipped.values()))
         writer.merge()
+        keep_bank(data, encoder)
         keep_index(writer, encoder, kind=index_kind, targets=targets, on_stage=on_stage)
     return IndexReport(
         seen=plan.seen + tally.samples,

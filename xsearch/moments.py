@@ -39,6 +39,7 @@ class Answer:
     score: float
     standing: float
     stretch: tuple[float, float] | None = None
+    confidence: float | None = None
 
 
 def in_moments(

@@ -26,7 +26,7 @@ from typing import Any, Self
 from xsearch.errors import QueryError
 
 MAX_TERMS = 64
-MAX_CHARS = 10_000
+MAX_CHARS = 200_000
 
 _EMPTY = "the query is empty"
 _SAY_WHAT = 'say what to find: `xsearch query "a cat on grass"`'
@@ -93,7 +93,7 @@ class Term:
         if isinstance(written, str):
             if not written.strip():
                 raise QueryError(_EMPTY, remedy=_SAY_WHAT)
-            if not _is_utf8(written):
+            if isinstance(self.content, str) and not _is_utf8(written):
                 raise QueryError("the query is not UTF-8", remedy="type it again in a UTF-8 terminal")
 
     def __str__(self) -> str:

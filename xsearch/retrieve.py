@@ -1,7 +1,7 @@
 """From a query's terms, as vectors, to rows of the library, best first: fusion, exclusion, filters, moments."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from xsearch.index.exact import Found
 from xsearch.library import Library
 from xsearch.moments import Answer, Group, in_moments
+from xsearch.ranking.confidence import Background, among_themselves, confidence
 from xsearch.ranking.exclusion import penalty, without
 from xsearch.ranking.fusion import Fusion, early, late, reciprocal_ranks, standings
 from xsearch.ranking.merge import standardized
@@ -55,8 +56,9 @@ class Asked:
 class Pool:
     """The living items of some kinds that a query may find.
 
-    `search` finds rows for (q, dim) vectors among those of a mask. `background` are random items, unfiltered: what an
-    item has to stand out from is the library, whatever part of it is asked for.
+    `search` finds rows for (q, dim) vectors among those of a mask, and `bank` gives the vectors of generic texts.
+    `background` are random items, unfiltered: what an item has to stand out from is the library, whatever part of it is
+    asked for.
     """
 
     def __init__(
@@ -64,17 +66,21 @@ class Pool:
         library: Library,
         kinds: Sequence[Kind],
         search: Callable[[Embeddings, Modality, int, NDArray[np.bool_] | None], Found],
+        bank: Callable[[], Embeddings],
         allowed: NDArray[np.bool_] | None = None,
         whole: "Pool | None" = None,
     ) -> None:
         self.library = library
+        self.kind = kinds[0]
         self.mask = library.of_kinds(kinds)
         if allowed is not None:
             self.mask &= allowed
         self.size = int(np.count_nonzero(self.mask))
         self._kinds = kinds
         self._search = search
+        self._bank = bank
         self._whole = whole
+        self._levels: dict[Modality, Background] = {}
 
     def search(self, vectors: Embeddings, modality: Modality, k: int) -> Found:
         return self._search(vectors, modality, k, None if self.size == len(self.mask) else self.mask)
@@ -93,6 +99,17 @@ class Pool:
         rows = np.flatnonzero(self.mask)
         sample = np.random.default_rng(0).choice(rows, min(len(rows), BACKGROUND_ROWS), replace=False)
         return self.library.vectors.take(np.sort(sample))
+
+    def level(self, modality: Modality) -> Background:
+        """Return what these items give to generic queries of a modality: texts of the bank, or one another."""
+        if self._whole is not None:
+            return self._whole.level(modality)
+        if modality not in self._levels:
+            is_alone = len(self.background) < 2  # and has no others to be compared with
+            by_text = modality is Modality.TEXT or is_alone
+            scores = self._bank() @ self.background.T if by_text else among_themselves(self.background)
+            self._levels[modality] = Background.fit(scores, self.size)
+        return self._levels[modality]
 
 
 def retrieve(pool: Pool, asked: Sequence[Asked], k: int, group: Group) -> list[list[Answer]]:
@@ -115,13 +132,22 @@ def retrieve(pool: Pool, asked: Sequence[Asked], k: int, group: Group) -> list[l
                 best = in_moments(
                     best, vectors[q], library=pool.library, is_frame=pool.frames, level=level, group=group
                 )
-            answers[q] = best[:k]
+            answers[q] = _with_confidence(best[:k], asked[q], vectors[q], pool)
             # Many frames make one moment, and what stands high may be vetoed: look deeper, until there are k that stand
             # higher than whatever was not looked at.
             if depth < pool.size and not (len(best) >= k and best[k - 1].standing >= bound):
                 still.append(q)
         waiting, depth = still, 4 * depth
     return answers
+
+
+def _with_confidence(best: list[Answer], asked: Asked, vector: NDArray[np.float32], pool: Pool) -> list[Answer]:
+    if asked.is_negative or not best:
+        return best
+    scores = np.array([answer.score for answer in best], np.float32)
+    mean = float((pool.background @ vector).mean())
+    sure = confidence(scores, mean, pool.level(asked.modality), asked=asked.modality, found=pool.kind)
+    return [replace(answer, confidence=float(one)) for answer, one in zip(best, sure, strict=True)]
 
 
 def _is_plain(asked: Asked) -> bool:
@@ -156,24 +182,31 @@ def _in_order(
     background = pool.background
     bound = -np.inf
     terms = asked.freed()
+
+    def costs(of: NDArray[np.int64]) -> NDArray[np.float32] | float:
+        """Return what the excluded terms take from the standing of rows."""
+        if not asked.has_veto:
+            return 0.0
+        how_far = standings(asked.excluded @ pool.library.vectors.take(of).T, asked.excluded @ background.T)
+        return penalty(how_far, asked.excluded_weights)
+
     if asked.fusion is Fusion.RRF and len(terms) > 1:
         each = [pool.search(term[None], asked.modality, depth).rows[0] for term in terms]
         rows = np.unique(np.concatenate([*each, rows]))
         rows = rows[rows >= 0]
         scores = pool.library.vectors.take(rows) @ vector
-        of_terms = terms @ pool.library.vectors.take(rows).T
         listed = np.stack([np.isin(rows, found) for found in each])
-        standing = reciprocal_ranks(np.where(listed, of_terms, -np.inf), asked.weights).astype(np.float32)
+        # Before the ranks, which are on another scale than what exclusion costs.
+        of_terms = standings(terms @ pool.library.vectors.take(rows).T, terms @ background.T) - costs(rows)
+        ranks = reciprocal_ranks(np.where(listed, of_terms, -np.inf), asked.weights).astype(np.float32)
+        standing = np.where(np.isfinite(of_terms).all(axis=0), ranks, np.float32(-np.inf))
     elif asked.fusion is Fusion.HYBRID and len(terms) > 1:
         of_terms = terms @ pool.library.vectors.take(rows).T
-        standing = late(of_terms, terms @ background.T, asked.weights)
+        standing = late(of_terms, terms @ background.T, asked.weights) - costs(rows)
     else:
         standing = standardized(scores, background @ vector)
         bound = float(standing[-1]) if len(standing) else bound
-    if asked.has_veto:
-        of_excluded = asked.excluded @ pool.library.vectors.take(rows).T
-        how_far = standings(of_excluded, asked.excluded @ background.T)
-        standing = standing - penalty(how_far, asked.excluded_weights)
+        standing = standing - costs(rows)
     order = [at for at in np.argsort(-standing, kind="stable").tolist() if np.isfinite(standing[at])]
     # A float16 row may be a little longer than 1, and no cosine is.
     return [Answer(int(rows[at]), min(1.0, float(scores[at])), float(standing[at])) for at in order], bound

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from xsearch.bank import read_bank
 from xsearch.encoders import Encoder, get_encoder
 from xsearch.errors import EncoderMismatch, LibraryDamaged, QueryError, SourceError, Undecodable
 from xsearch.index.exact import Found
@@ -22,6 +23,7 @@ from xsearch.library import Library, Manifest
 from xsearch.moments import Group
 from xsearch.originals import read_original
 from xsearch.query import Picture, Query
+from xsearch.ranking.confidence import GOOD_MATCH
 from xsearch.ranking.fusion import Fusion
 from xsearch.ranking.merge import merged_order
 from xsearch.retrieve import Asked, Pool, retrieve
@@ -56,6 +58,11 @@ class Hits(Sequence[Hit]):
 
     hits: tuple[Hit, ...]
     took_ms: Mapping[str, float]
+
+    @property
+    def good_match(self) -> bool:
+        """Whether any hit stands out from what the library has for anything at all."""
+        return any(hit.confidence is None or hit.confidence >= GOOD_MATCH for hit in self.hits)
 
     @overload
     def __getitem__(self, index: int) -> Hit: ...
@@ -190,7 +197,7 @@ class Searcher:
             best = [found[pool][q][at] for pool, at in merged_order(standings, k)]
             items = self.library.items(np.array([answer.row for answer in best], np.int64))
             yield tuple(
-                Hit(rank, answer.score, item, self._read, answer.stretch)
+                Hit(rank, answer.score, item, self._read, answer.stretch, answer.confidence)
                 for rank, (answer, item) in enumerate(zip(best, items, strict=True), 1)
             )
 
@@ -259,16 +266,23 @@ class Searcher:
     def _pool(self, tower: Sequence[Kind], kinds: Sequence[Kind], where: str | None) -> Pool | None:
         """Return the items of a tower that may be found, None if there are none."""
         wanted = tuple(kind for kind in tower if kind in kinds)
-        whole = self._pools.get(wanted) or self._pools.setdefault(wanted, Pool(self.library, wanted, self._search))
+        if not wanted:
+            return None
+        whole = self._pools.get(wanted) or self._pools.setdefault(
+            wanted, Pool(self.library, wanted, self._search, self._bank)
+        )
         if where is None:
             return whole if whole.size else None
-        pool = Pool(self.library, wanted, self._search, self._matching(where), whole)
+        pool = Pool(self.library, wanted, self._search, self._bank, self._matching(where), whole)
         return pool if pool.size else None
 
     def _matching_rows(self, where: str) -> NDArray[np.bool_]:
         from xsearch.library.where import matching  # DuckDB, which most queries do without
 
         return matching(self.library, where)
+
+    def _bank(self) -> Embeddings:
+        return read_bank(self.library.folder, self.encoder)
 
     @property
     def _settings(self) -> dict[Modality, SearchSettings]:

@@ -118,6 +118,7 @@ class Skipped:
 class Hit:
     """An item that answers a query. `score` is a cosine, higher is better; `rank` starts at 1.
 
+    `confidence`, 0 to 1, is how probably the item shows what was asked; None where nothing was, as by exclusions alone.
     Where a hit is a moment of a film, `item` is its best frame and `stretch` the moment, from and to, in seconds.
     """
 
@@ -126,6 +127,7 @@ class Hit:
     item: Item = field(repr=False)
     reader: Callable[[Item], bytes] = field(repr=False, compare=False)
     stretch: tuple[float, float] | None = None
+    confidence: float | None = None
 
     @property
     def kind(self) -> Kind:

@@ -48,6 +48,7 @@ def query_command(
     rerank: Annotated[
         str | None, typer.Option("--rerank", metavar="BY", help="Order the best pictures anew, by attention.")
     ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="List the nearest also where there is no good match.")] = False,
     data: Data = DEFAULT_DATA,
     model: Model = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the hits as a contact sheet in the browser.")] = False,
@@ -62,8 +63,9 @@ def query_command(
     "a beach + ./dog.jpg - people" is like the text and like the picture, and shows no people. Weights stand before
     their term, as in 2:"golden retriever" + ./pool.jpg - 0.5:fruit. Quotes make signs and paths plain text.
 
-    Scores are cosines, higher is better. With --kind any, texts and pictures are ranked by how far each stands out
-    among its own kind, as their cosines are not on one scale.
+    Scores are cosines, higher is better; beside them stands how sure a hit is. Where nothing stands out from what the
+    library has for anything at all, there is no good match. With --kind any, texts and pictures are ranked by how far
+    each stands out among its own kind, as their cosines are not on one scale.
     """
     # One question does not repay the start of threads for linear algebra.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -86,10 +88,13 @@ def query_command(
             warn("no browser could be started; open the file yourself")
     if json:
         told = {"text": typed, "image": None if image is None else str(image), "k": k, "kind": kind}
-        print_json({"query": told, "took_ms": dict(hits.took_ms), "hits": [record(hit) for hit in hits]})
+        found = {"good_match": hits.good_match, "hits": [record(hit) for hit in hits]}
+        print_json({"query": told, "took_ms": dict(hits.took_ms)} | found)
+    elif hits.good_match or all_ or not hits:
+        print_hits(hits)
     else:
-        print_hits(list(hits))
-    if not hits:
+        say("no good match; --all lists the nearest")
+    if not hits or not (hits.good_match or all_ or json):
         raise typer.Exit(NOTHING_FOUND)
 
 
@@ -108,6 +113,7 @@ def record(hit: "Hit") -> dict[str, Any]:
     return {
         "rank": hit.rank,
         "score": round(hit.score, 6),
+        "confidence": None if hit.confidence is None else round(hit.confidence, 4),
         "kind": hit.kind.value,
         "path": hit.path,
         "item_id": hit.item_id,
@@ -122,11 +128,12 @@ def print_hits(hits: Sequence["Hit"]) -> None:
     if not hits:
         say("nothing found: the library holds no such item")
         return
-    say("rank  score  path")
+    say("rank  score  sure  path")
     for hit in hits:
-        say(f"{hit.rank:>4}  {hit.score:.3f}  {short(hit.path)}{_when(hit)}")
+        sure = "" if hit.confidence is None else f"{hit.confidence:.0%}"
+        say(f"{hit.rank:>4}  {hit.score:.3f}  {sure:>4}  {short(hit.path)}{_when(hit)}")
         if hit.text:
-            say(f"{'':13}{shortened(hit.text)}")
+            say(f"{'':19}{shortened(hit.text)}")
 
 
 def _when(hit: "Hit") -> str:
