@@ -20,6 +20,7 @@ from tests.films import fields, write_film
 from tests.test_index_runs import counts
 from xsearch import Searcher
 from xsearch.ahead import Ahead
+from xsearch.cli.sheet import contact_sheet
 from xsearch.encoders import get_encoder
 from xsearch.indexer import IndexReport, index
 from xsearch.library import Library, faults
@@ -239,6 +240,14 @@ class TestShowing:
         assert hits[0].item.shot == 1
         assert shown.shape == (96, 128, 3)
         assert np.abs(shown.astype(int) - fields(2, SIZE)).mean() < 6
+
+    def test_a_contact_sheet_links_to_the_moment(self, runs: Runs) -> None:
+        a_film(runs.films / "three.mp4", 1, 2, 3)
+        runs()
+        page = contact_sheet("fields", Searcher(runs.data, encoder=FakeEncoder()).query(image=fields(2, SIZE), k=1))
+        assert f"{runs.films.as_uri()}/three.mp4#t=2.000" in page
+        assert "three.mp4 · 00:02.0-00:04.0" in page
+        assert 'src="data:image/jpeg;base64,' in page
 
     def test_a_real_street_is_found_in_a_real_film(
         self, films: Path, photos: Path, tmp_path: Path, run_xsearch: Callable[..., subprocess.CompletedProcess[str]]

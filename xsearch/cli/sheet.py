@@ -70,8 +70,11 @@ def _image(data: bytes, alt: str) -> str:
 
 
 def _hit(hit: Hit) -> str:
-    caption = f"<b>{hit.rank}</b> · {hit.score:.3f} · {escape(Path(hit.path).name)}"
-    return _figure(hit.item.file.as_uri(), short(hit.path), _content(hit), caption)
+    link, name = hit.item.file.as_uri(), escape(Path(hit.path).name)
+    if hit.t_start_s is not None and hit.t_end_s is not None:
+        link += f"#t={hit.t_start_s:.3f}"
+        name += f" · {clock(hit.t_start_s)}-{clock(hit.t_end_s)}"
+    return _figure(link, short(hit.path), _content(hit), f"<b>{hit.rank}</b> · {hit.score:.3f} · {name}")
 
 
 def _content(hit: Hit) -> str:
