@@ -160,6 +160,34 @@ class TestFilters:
         assert {hit.kind for hits in batch for hit in hits} == {Kind.IMAGE}
 
 
+class TestJudgedItems:
+    def test_what_is_liked_counts_as_one_more_term(self, searcher: Searcher, rows: NDArray[np.float32]) -> None:
+        liked = [hit.item_id for hit in searcher.query("dog", k=2)]
+        at = numbers(searcher.query("dog", k=2))
+        each = z(np.vstack([FakeEncoder().encode_texts(["beach"]), rows[at]]) @ rows.T)
+        standing = each[0] + each[1] / 2 + each[2] / 2
+        standing[at] = -np.inf  # they are known already
+        assert_best(numbers(searcher.query("beach", k=20, more_like=liked)), standing)
+
+    def test_alone_it_is_a_query(self, searcher: Searcher, rows: NDArray[np.float32]) -> None:
+        found = searcher.query(more_like=["/photos/17.jpg"], k=20)
+        standing = rows @ rows[17]
+        standing[17] = -np.inf
+        assert_best(numbers(found), standing)
+
+    def test_what_is_not_liked_is_left_out_with_its_like(self, searcher: Searcher, rows: NDArray[np.float32]) -> None:
+        (first, *_) = searcher.query("beach", k=1)
+        hits = numbers(searcher.query("beach", k=50, less_like=[first.item_id]))
+        at = numbers(searcher.query("beach", k=1))[0]
+        assert at not in hits
+        before = numbers(searcher.query("beach", k=51))[1:]
+        assert (rows[hits] @ rows[at]).mean() < (rows[before] @ rows[at]).mean()
+
+    def test_an_item_that_is_not_there_is_told(self, searcher: Searcher) -> None:
+        with pytest.raises(QueryError, match="nonsense is not in the library"):
+            searcher.query("beach", more_like=["nonsense"])
+
+
 class Server(http.server.BaseHTTPRequestHandler):
     content = b""
 

@@ -1,5 +1,6 @@
 """Use case: ask a library."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +28,7 @@ from xsearch.ranking.confidence import GOOD_MATCH
 from xsearch.ranking.fusion import Fusion
 from xsearch.ranking.merge import merged_order
 from xsearch.retrieve import Asked, Pool, retrieve
-from xsearch.types import Embeddings, Hit, Kind, Modality
+from xsearch.types import Embeddings, Hit, Kind, Modality, item_id
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,6 +41,9 @@ DEFAULT_DATA = Path("index_data")
 
 # Kinds whose vectors come from the same tower share a scale; each group is searched and standardized by itself.
 TOWERS = ((Kind.IMAGE, Kind.FRAME), (Kind.TEXT,))
+DISLIKED = 0.5
+"""The weight with which an item that is not liked is left out."""
+
 RERANKED = 50
 """So many of the best hits may change places."""
 
@@ -117,6 +121,8 @@ class Searcher:
         where: str | None = None,
         fusion: str = "late",
         rerank: str | None = None,
+        more_like: Sequence[str] = (),
+        less_like: Sequence[str] = (),
     ) -> Hits:
         """Return the k items nearest to a text, to an image (path, bytes, PIL image or array), or to a `Query`.
 
@@ -125,7 +131,8 @@ class Searcher:
         film once with its best moment, or none of this: every frame. `where` is a condition on metadata, see
         `library.where.matching`. `fusion` says how several terms are combined, see `ranking.fusion.Fusion`. With
         `rerank` "attention" the best pictures for a text are put in another order by its words and their regions, see
-        `explain.reranked`; scores stay cosines.
+        `explain.reranked`; scores stay cosines. `more_like` and `less_like` name items by id, or by the path of their
+        file: the first count as one more thing that is wanted, the others as left out, and none of them comes back.
 
         Fewer than k hits come back only where fewer items match. Raises QueryError, and Undecodable for a picture that
         cannot be read.
@@ -133,16 +140,16 @@ class Searcher:
         terms = Query(text=query) if isinstance(query, str) else query
         if image is not None:
             terms = Query(terms.terms if terms is not None else (), image=image)
-        if terms is None:
+        if terms is None and not more_like:
             raise QueryError("a query is a text or an image", remedy='`xsearch query "a cat"` or `--image cat.jpg`')
         if rerank is None:
-            return self.query_batch([terms], k=k, kind=kind, group=group, where=where, fusion=fusion)[0]
+            return self._found([terms], k, kind, group, where, fusion, self._judged(more_like, less_like))[0]
         _named(Rerank, rerank, "rerank")
-        (wanted, *others) = terms.terms
-        if others or wanted.excluded or not isinstance(wanted.content, str):
+        (wanted, *others) = terms.terms if terms is not None else (None,)
+        if wanted is None or more_like or less_like or others or wanted.excluded or not isinstance(wanted.content, str):
             raise QueryError("only the answers to one text can be re-ranked", remedy="leave out --rerank")
         depth = max(k, RERANKED)
-        (hits,) = self.query_batch([terms], k=depth, kind=kind, group=group, where=where, fusion=fusion)
+        (hits,) = self._found([terms], depth, kind, group, where, fusion)
         return self._reranked(wanted.content, hits, k)
 
     def query_batch(
@@ -156,22 +163,37 @@ class Searcher:
         fusion: str = "late",
     ) -> list[Hits]:
         """Return the answer to each query, with one encode and, where they are of one modality, one search for all."""
+        return self._found(
+            [Query(text=one) if isinstance(one, str) else one for one in queries], k, kind, group, where, fusion
+        )
+
+    def _found(
+        self,
+        queries: Sequence[Query | None],
+        k: int,
+        kind: str,
+        group: str,
+        where: str | None,
+        fusion: str,
+        judged: "_Judged | None" = None,
+    ) -> list[Hits]:
         if k < 1:
             raise QueryError(f"k must be at least 1, not {k}")
         kinds = tuple(Kind) if kind == "any" else (_named(Kind, kind, "kind", ("any",)),)
         grouping, fused = _named(Group, group, "group"), _named(Fusion, fusion, "fusion")
+        judged = judged or _Judged()
         clock = _Clock()
         with clock.time("encode"):
-            asked = self._encoded([Query(text=one) if isinstance(one, str) else one for one in queries], fused)
+            asked = [self._steered(one, judged) for one in self._encoded(queries, fused)]
         with clock.time("search"):
-            pools = [pool for tower in TOWERS if (pool := self._pool(tower, kinds, where)) is not None]
+            pools = [self._pool(tower, kinds, where, judged.rows) for tower in TOWERS]
+            shown = [pool for pool in pools if pool is not None]
             hits: list[tuple[Hit, ...]] = [() for _ in asked]
             for modality in Modality:
                 of_one = [q for q, one in enumerate(asked) if one.modality is modality]
                 if of_one:
-                    for q, found in zip(
-                        of_one, self._answers(pools, [asked[q] for q in of_one], k, grouping), strict=True
-                    ):
+                    answers = self._answers(shown, [asked[q] for q in of_one], k, grouping)
+                    for q, found in zip(of_one, answers, strict=True):
                         hits[q] = found
         took_ms = self._clock.took_ms | clock.took_ms
         return [Hits(one, took_ms) for one in hits]
@@ -220,9 +242,39 @@ class Searcher:
         best = [replace(moved.get(at, hit), rank=at + 1) for at, hit in enumerate(hits)]
         return Hits(tuple(best[:k]), {**hits.took_ms, **clock.took_ms})
 
-    def _encoded(self, queries: Sequence[Query], fusion: Fusion) -> list[Asked]:
+    def _judged(self, more_like: Sequence[str], less_like: Sequence[str]) -> "_Judged":
+        return _Judged(self._rows_of(more_like), self._rows_of(less_like))
+
+    def _rows_of(self, items: Sequence[str]) -> tuple[int, ...]:
+        """Return the rows of items that are named by their ids, or by the paths of their files."""
+        if not items:
+            return ()
+        living = np.flatnonzero(self.library.alive).tolist()
+        ids = self.library.column("id").to_pylist()
+        row_of = {ids[row]: row for row in living}
+        rows = [row_of.get(item, row_of.get(item_id(Path(os.path.realpath(item))))) for item in items]
+        for item, row in zip(items, rows, strict=True):
+            if row is None:
+                raise QueryError(f"{item} is not in the library", remedy="name an item by its id, or by its path")
+        return tuple(row for row in rows if row is not None)
+
+    def _steered(self, asked: Asked, judged: "_Judged") -> Asked:
+        """Return the query with items that were judged among its terms; those that are liked count as one together."""
+        if not judged.rows:
+            return asked
+        vectors = self.library.vectors
+        liked, disliked = (vectors.take(np.array(rows, np.int64)) for rows in (judged.liked, judged.disliked))
+        return replace(
+            asked,
+            wanted=np.concatenate([asked.wanted, liked]),
+            excluded=np.concatenate([asked.excluded, disliked]),
+            weights=(*asked.weights, *(1 / len(liked) for _ in liked)),
+            excluded_weights=(*asked.excluded_weights, *(DISLIKED for _ in disliked)),
+        )
+
+    def _encoded(self, queries: Sequence[Query | None], fusion: Fusion) -> list[Asked]:
         """Encode the terms of all queries, texts in one call and pictures in another."""
-        terms = [term for query in queries for term in query.terms]
+        terms = [term for query in queries if query is not None for term in query.terms]
         texts = [term.content for term in terms if isinstance(term.content, str)]
         pictures = [self._pixels(term.content) for term in terms if isinstance(term.content, Picture)]
         none = np.empty((0, self.encoder.spec.dim), np.float32)
@@ -232,17 +284,19 @@ class Searcher:
         for query in queries:
             wanted: list[NDArray[np.float32]] = []
             excluded: list[NDArray[np.float32]] = []
-            for term in query.terms:
+            for term in query.terms if query is not None else ():
                 vectors = of_texts if isinstance(term.content, str) else of_pictures
                 (excluded if term.excluded else wanted).append(next(vectors))
-            deciding = query.wanted or query.excluded
+            kept, left_out = (query.wanted, query.excluded) if query is not None else ((), ())
             asked.append(
                 Asked(
                     wanted=np.array(wanted or none),
                     excluded=np.array(excluded or none),
-                    weights=tuple(term.weight for term in query.wanted),
-                    excluded_weights=tuple(term.weight for term in query.excluded),
-                    modality=Modality.TEXT if any(isinstance(t.content, str) for t in deciding) else Modality.IMAGE,
+                    weights=tuple(term.weight for term in kept),
+                    excluded_weights=tuple(term.weight for term in left_out),
+                    modality=Modality.TEXT
+                    if any(isinstance(t.content, str) for t in kept or left_out)
+                    else Modality.IMAGE,
                     fusion=fusion,
                 )
             )
@@ -263,7 +317,7 @@ class Searcher:
             source = Path(source).expanduser()
         return open_image(source, self.encoder.spec.image_px)
 
-    def _pool(self, tower: Sequence[Kind], kinds: Sequence[Kind], where: str | None) -> Pool | None:
+    def _pool(self, tower: Sequence[Kind], kinds: Sequence[Kind], where: str | None, but: Sequence[int]) -> Pool | None:
         """Return the items of a tower that may be found, None if there are none."""
         wanted = tuple(kind for kind in tower if kind in kinds)
         if not wanted:
@@ -271,9 +325,11 @@ class Searcher:
         whole = self._pools.get(wanted) or self._pools.setdefault(
             wanted, Pool(self.library, wanted, self._search, self._bank)
         )
-        if where is None:
+        if where is None and not but:
             return whole if whole.size else None
-        pool = Pool(self.library, wanted, self._search, self._bank, self._matching(where), whole)
+        allowed = np.ones(len(self.library), np.bool_) if where is None else self._matching(where).copy()
+        allowed[list(but)] = False
+        pool = Pool(self.library, wanted, self._search, self._bank, allowed, whole)
         return pool if pool.size else None
 
     def _matching_rows(self, where: str) -> NDArray[np.bool_]:
@@ -304,6 +360,18 @@ def _open(data: Path, on_warning: Callable[[str], None]) -> "tuple[Library, IvfP
                 f"{error.message}: searching without it, which is slower; `xsearch verify --repair` makes it anew"
             )
             return library, None
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Rows that a person said to want more of, and less of."""
+
+    liked: tuple[int, ...] = ()
+    disliked: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        return self.liked + self.disliked
 
 
 class _Clock:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from xsearch import __version__
+from xsearch.cli.chat import chat_command
 from xsearch.cli.exchange import export_command, import_command
 from xsearch.cli.explain import explain_command
 from xsearch.cli.index import index_command
@@ -19,6 +20,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "index": index_command,
     "watch": watch_command,
     "query": query_command,
+    "chat": chat_command,
     "explain": explain_command,
     "summarize": summarize_command,
     "stats": stats_command,

@@ -48,6 +48,12 @@ def query_command(
     rerank: Annotated[
         str | None, typer.Option("--rerank", metavar="BY", help="Order the best pictures anew, by attention.")
     ] = None,
+    more_like: Annotated[
+        list[str] | None, typer.Option("--more-like", metavar="ITEM", help="More like this hit: its id or path.")
+    ] = None,
+    less_like: Annotated[
+        list[str] | None, typer.Option("--less-like", metavar="ITEM", help="Less like this hit: its id or path.")
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", help="List the nearest also where there is no good match.")] = False,
     data: Data = DEFAULT_DATA,
     model: Model = None,
@@ -76,7 +82,16 @@ def query_command(
     asked = Query.parse(typed) if typed is not None else None
     searcher = Searcher(data, model=model, on_warning=warn)
     hits = searcher.query(
-        asked, image=image, k=k, kind=kind, group=group, where=_condition(where, near), fusion=fusion, rerank=rerank
+        asked,
+        image=image,
+        k=k,
+        kind=kind,
+        group=group,
+        where=_condition(where, near),
+        fusion=fusion,
+        rerank=rerank,
+        more_like=more_like or (),
+        less_like=less_like or (),
     )
     if sheet is not None or open_:
         from xsearch.cli.sheet import contact_sheet
