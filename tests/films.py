@@ -15,7 +15,7 @@ Pixels: TypeAlias = NDArray[np.uint8]
 Shot: TypeAlias = tuple[int | tuple[int, int, int] | Pixels, float]
 """What is shown, and for how many seconds: the fields of a seed, an even colour, or pixels (h, w, 3)."""
 
-SIZE = (320, 240)
+SIZE = (160, 120)
 CODECS = {".webm": "libvpx", ".avi": "mpeg4", ".mpg": "mpeg2video"}
 QUICK = {
     "libx264": {"preset": "veryfast", "threads": "1"},

@@ -88,7 +88,20 @@ def test_help_names_every_command_and_its_options(run_xsearch: RunXsearch) -> No
     overview = run_xsearch("--help")
     assert overview.returncode == 0
     commands = re.findall(r"^  (\w+)  +\S", overview.stdout.partition("Commands:")[2], re.MULTILINE)
-    assert commands == ["index", "watch", "query", "chat", "explain", "summarize", "stats", "verify", "forget", "models", "export", "import"]
+    assert commands == [
+        "index",
+        "watch",
+        "query",
+        "chat",
+        "explain",
+        "summarize",
+        "stats",
+        "verify",
+        "forget",
+        "models",
+        "export",
+        "import",
+    ]
     assert "Exit codes: 0 found or done, 1 nothing found, 2 wrong use or broken input." in overview.stdout
     assert run_xsearch().stdout == overview.stdout
     for command in commands:

@@ -17,6 +17,8 @@ from tests.fakes import FakeEncoder, living, mean_colours, picture
 from xsearch.errors import EncoderMismatch, SourceError
 from xsearch.indexer import IndexReport, index
 from xsearch.library import Library, LibraryWriter, Manifest, faults, recover
+from xsearch.probes import probe_texts
+from xsearch.ranking.confidence import BANK_SIZE
 from xsearch.types import Item, Kind, item_id
 from xsearch.vectors import l2_normalize
 
@@ -41,8 +43,8 @@ class Runs:
 
     @property
     def encoded(self) -> tuple[int, int]:
-        """Pictures and texts that the last run encoded."""
-        return self.encoder.pictures_encoded, len(self.encoder.texts_encoded)
+        """Pictures and texts that the last run encoded, without the bank of generic texts."""
+        return self.encoder.pictures_encoded, len(set(self.encoder.texts_encoded) - set(probe_texts(BANK_SIZE)))
 
     def living(self) -> dict[str, NDArray[np.float32]]:
         return living(Library.open(self.data))

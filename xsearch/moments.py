@@ -31,8 +31,8 @@ class Group(StrEnum):
 class Answer:
     """A row of the library that answers a query.
 
-    `score` is its cosine; `standing`, by which answers are ordered, can be compared between items of any kind; `stretch`
-    is that of its moment, from and to, in seconds.
+    `score` is its cosine; `standing`, by which answers are ordered, can be compared between items of any kind.
+    `stretch` is that of its moment, from and to, in seconds.
     """
 
     row: int

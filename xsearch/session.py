@@ -90,21 +90,32 @@ class State:
 class Turn:
     """The answer to a turn: `reply` says in one line what was understood, or, if it was not `understood`, why not.
 
-    Then there are no hits, and the state is that before.
+    Then, and where nothing is asked, there are no hits. `good_match` tells whether any hit stands out.
     """
 
     reply: str
-    hits: Sequence[Hit]
     state: State
     understood: bool = True
+    hits: Sequence[Hit] = ()
+    good_match: bool = False
+
+
+class Found(Protocol):
+    """What is found, best first: `Hits`."""
+
+    @property
+    def hits(self) -> Sequence[Hit]: ...
+
+    @property
+    def good_match(self) -> bool: ...
 
 
 class Searches(Protocol):
-    """Who answers: a `Searcher`. What it shall find more like counts as wanted, beside a query or alone."""
+    """Who is asked: a `Searcher`. Items that the answer shall be more like count as wanted, beside a query or alone."""
 
     def query(
         self, query: Query | None, *, k: int, kind: str, more_like: Sequence[str], less_like: Sequence[str]
-    ) -> Sequence[Hit]: ...
+    ) -> Found: ...
 
 
 class Session:
@@ -127,14 +138,15 @@ class Session:
         try:
             edits = parse(text)
             *before, state = self._edited(edits)
-            hits = self._ask(state)
+            found = self._ask(state)
         except (QueryError, SourceError, Undecodable, OSError) as error:
-            return Turn(str(error), (), self.state, understood=False)
+            return Turn(str(error), self.state, understood=False)
+        hits = found.hits if found is not None else ()
         state = replace(state, shown=tuple(hit.item_id for hit in hits))
         self.history = (*before, state)
         said = "; ".join(map(str, edits))
         reply = str(state) if edits[0].action is Action.FIND else f"{said}: {state}"
-        return Turn(reply, hits[state.offset :], state)
+        return Turn(reply, state, hits=hits[state.offset :], good_match=found is not None and found.good_match)
 
     def _edited(self, edits: Sequence[Edit]) -> tuple[State, ...]:
         """Return the history as it is after the edits."""
@@ -151,19 +163,19 @@ class Session:
                 state = _after(state, edit)
         return (*self.history, state)
 
-    def _ask(self, state: State) -> Sequence[Hit]:
+    def _ask(self, state: State) -> Found | None:
         if not state.asks:
-            return ()
-        hits = self._searcher.query(
+            return None
+        found = self._searcher.query(
             state.query,
             k=state.offset + state.k,
             kind=state.kind,
             more_like=state.more_like,
             less_like=state.less_like,
         )
-        if state.offset and len(hits) <= state.offset:
-            raise QueryError("there are no more hits", remedy=f"these were all {len(hits):,}")
-        return hits
+        if state.offset and len(found.hits) <= state.offset:
+            raise QueryError("there are no more hits", remedy=f"these were all {len(found.hits):,}")
+        return found
 
 
 def _after(state: State, edit: Edit) -> State:
@@ -178,6 +190,7 @@ def _after(state: State, edit: Edit) -> State:
             turned = [replace(term, excluded=not term.excluded) for term in Query.parse(edit.text).terms]
             return _with_terms(state, turned)
         case Action.START_FROM:
+            # Beside the hit, the texts that found it would outvote what is to be different.
             left_out = _query(term for term in state.terms if term.excluded)
             return _with_hits(replace(state, query=left_out, more_like=()), more=_items(state, edit.numbers))
         case Action.MORE_LIKE:

@@ -48,9 +48,9 @@ from enum import StrEnum
 from itertools import islice, pairwise
 
 from xsearch.errors import QueryError
-from xsearch.query import MAX_CHARS
 from xsearch.types import Kind
 
+MAX_CHARS = 10_000
 LAST = -1
 
 _CARDINALS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

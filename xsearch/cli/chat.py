@@ -71,9 +71,11 @@ def _answer(session: "Session", said: str, *, json: bool) -> None:
     turn = session.say(said)
     if json:
         told = {"said": said, "understood": turn.understood, "reply": turn.reply, "state": turn.state.to_json()}
-        print_json(told | {"hits": [record(hit) for hit in turn.hits]})
+        print_json(told | {"good_match": turn.good_match, "hits": [record(hit) for hit in turn.hits]})
         return
     say(turn.reply)
+    if turn.hits and not turn.good_match:
+        say("no good match; the nearest are")
     if turn.understood and turn.state.asks:
         print_hits(turn.hits)
 

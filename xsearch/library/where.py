@@ -57,7 +57,7 @@ _CALLABLE = {*FUNCTIONS, *_OPERATORS, *_INTERVALS}
 _SYNTAX = {"CONSTANT", "COMPARISON", "CONJUNCTION", "OPERATOR", "BETWEEN", "CASE", "CAST"}
 _TYPES = {"BOOLEAN", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "VARCHAR", "TEXT", "DATE", "TIMESTAMP", "INTERVAL"}
 
-# a is the haversine of the angle between two points, sin^2(angle / 2), which rises with it: no inverse function is needed.
+# Haversines, sin^2(angle / 2), are compared in place of angles: they rise together, and no inverse function is needed.
 # 6371.0088 km is the mean radius of the Earth (IUGG).
 _NEAR = """CREATE MACRO near(lat, lon, km) AS
     km >= 0
@@ -129,8 +129,8 @@ def matching(library: Library, where: str) -> NDArray[np.bool_]:
     - camera, gps_lat, gps_lon (degrees)
 
     It may use comparisons, AND, OR, NOT, BETWEEN, IN, IS NULL, LIKE, ILIKE, CASE, CAST to plain types, arithmetic,
-    INTERVAL, and `FUNCTIONS`. near(lat, lon, km) holds within so many kilometres on the great circle (haversine formula,
-    R. W. Sinnott, Sky & Telescope 68, 1984), and never for an item without a position.
+    INTERVAL, and `FUNCTIONS`. near(lat, lon, km) holds within so many kilometres on the great circle, and never for an
+    item without a position (haversine formula: R. W. Sinnott, Sky & Telescope 68, 1984).
 
     Raises QueryError for whatever else is in it, and if it takes too long; LibraryDamaged if a shard was altered.
     """

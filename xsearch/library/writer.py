@@ -103,7 +103,7 @@ class LibraryWriter:
         self._commit(shards=tuple(shard for shard in self.manifest.shards if shard.id not in ids), index=None)
 
     def set_containers(self, signatures: Mapping[str, str], image_columns: Mapping[str, str]) -> None:
-        """Note which archives and data sets have been read to their end, and the columns of pictures that were named."""
+        """Note which archives and data sets have been read to their end, and the columns that were named for them."""
         noted = {"containers": signatures, "image_columns": image_columns}
         if noted != {name: getattr(self.manifest, name) for name in noted}:
             self._commit(**noted)

@@ -176,6 +176,12 @@ def thumbnail(data: bytes, side_px: int) -> bytes:
     return _jpeg(picture)
 
 
+def brightness(data: bytes, side_px: int) -> NDArray[np.float32]:
+    """Return (side_px, side_px) the brightness of a picture file, 0..255, squashed to a square. Raises Undecodable."""
+    picture, _ = _decode(data, side_px)
+    return np.asarray(picture.convert("L").resize((side_px, side_px), Image.Resampling.BOX), np.float32)
+
+
 def is_animated(path: Path) -> bool:
     """Whether a file is a GIF, WebP or PNG of more than one picture. Nothing is decoded. False if it cannot be read."""
     try:

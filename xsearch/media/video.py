@@ -147,9 +147,9 @@ def frames(path: Path, min_px: int, *, fps: float | None = None, max_frames: int
 
 def frame_at(path: Path, t_s: float, min_px: int) -> RGBImage:
     """Return the pixels that are seen at a time, by the rules of `frames`; after the end, the last. Raises as there."""
-    with closing(_shown_from(path, t_s)) as shown:
-        reel, picture = next(shown)
-        return reel.pixels(picture.frame, min_px)
+    with closing(_shown_from(path, t_s, min_px)) as shown:
+        _, _, pixels = next(shown)
+        return pixels
 
 
 def cut(path: Path, stretches: Sequence[tuple[float, float]], out: Path) -> None:
@@ -162,7 +162,7 @@ def cut(path: Path, stretches: Sequence[tuple[float, float]], out: Path) -> None
 
     codec, options = next(named for named in _ENCODERS if named[0] in av.codecs_available)
     with _opened(path) as reel:
-        fps = reel.fps
+        fps = min(max(reel.fps, 1.0), 60.0)  # other rates are of slides, or of damaged headers
     part = out.with_name(out.name + ".part")
     try:
         with part.open("wb") as file:
@@ -199,7 +199,7 @@ def _frames(path: Path, min_px: int, fps: float | None) -> Iterator[Frame]:
         yield from chooser.finish(reel.end_s)
 
 
-def _shown_from(path: Path, t_s: float) -> Generator[tuple["_Reel", _Picture], None, None]:
+def _shown_from(path: Path, t_s: float, min_px: int) -> Generator[_Shown, None, None]:
     """Yield what is shown from a time on, at least one picture: after the end of the film it is the last."""
     for by_seeking in (True, False):  # there may be no way to seek, or a wrong one
         with _opened(path) as reel:
@@ -214,9 +214,8 @@ def _shown_from(path: Path, t_s: float) -> Generator[tuple["_Reel", _Picture], N
                 continue
             if shown is None:
                 raise reel.nothing_decodes()
-            yield reel, shown
-            for shown in pictures:
-                yield reel, shown
+            for picture in chain((shown,), pictures):
+                yield picture.t_s, picture.end_s, reel.pixels(picture.frame, min_px)
             return
 
 
@@ -224,14 +223,13 @@ def _clip(path: Path, stretches: Sequence[tuple[float, float]]) -> Iterator[_Sho
     begun_s = 0.0
     for start_s, end_s in stretches:
         ended_s = begun_s
-        for reel, picture in _shown_from(path, start_s):
-            if picture.t_s >= end_s - SAME_TIME_S:
+        for shown_s, until_s, pixels in _shown_from(path, start_s, CLIP_PX):
+            if shown_s >= end_s - SAME_TIME_S:
                 break
-            if picture.end_s > start_s + SAME_TIME_S:
-                pixels = reel.pixels(picture.frame, CLIP_PX)
-                shown_s = begun_s + max(picture.t_s - start_s, 0.0)
-                ended_s = begun_s + min(picture.end_s, end_s) - start_s
-                yield shown_s, ended_s, pixels[: len(pixels) // 2 * 2, : pixels.shape[1] // 2 * 2]
+            if until_s > start_s + SAME_TIME_S:
+                from_s = begun_s + max(shown_s - start_s, 0.0)
+                ended_s = begun_s + min(until_s, end_s) - start_s
+                yield from_s, ended_s, pixels[: len(pixels) // 2 * 2, : pixels.shape[1] // 2 * 2]
         begun_s = ended_s
 
 
@@ -279,11 +277,26 @@ def _opened(path: Path) -> Iterator["_Reel"]:
             if is_webp:
                 _write_film(playable, images.animation(path), "png", "rgba", 1000.0, {"compression_level": "1"})
             playable.seek(0)
+            options = {"format_whitelist": _FORMATS}
             # The file, not its name: FFmpeg takes some names for addresses.
-            with av.open(playable, "r", options={"format_whitelist": _FORMATS}, metadata_errors="ignore") as container:
+            with av.open(_Source(playable), "r", options=options, metadata_errors="ignore") as container:
                 yield _Reel(container, codec="webp" if is_webp else "")
     except av.FFmpegError as error:
         raise Undecodable("damaged film", error.strerror or str(error)) from error
+
+
+class _Source:
+    """A file for FFmpeg to read. To seek to nowhere, as damaged files ask for, is an error to FFmpeg, not to Python."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.name, self.read, self.tell = file.name, file.read, file.tell
+        self._seek = file.seek
+
+    def seek(self, offset: int, whence: int) -> int:
+        try:
+            return self._seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -1
 
 
 class _Reel:
@@ -304,7 +317,8 @@ class _Reel:
         if self._decoder.width:  # else the frames will tell
             _refuse_extremes(self._decoder.width, self._decoder.height)
         self._decoder.thread_type, self._decoder.thread_count = "AUTO", _THREADS
-        self._decoder.options = {"max_pixels": str(MAX_PIXELS)}  # sizes change on the way
+        # Sizes may change on the way. Twice, because FFmpeg counts the margins of its buffers.
+        self._decoder.options = {"max_pixels": str(2 * MAX_PIXELS)}
         self._time_base = self._stream.time_base or Fraction(1, 1000)
         self._start_s = (container.start_time or 0) / 1_000_000
         self._shift_s, self._last_s = -self._start_s, float("-inf")
