@@ -31,9 +31,9 @@ def _sessions() -> list[tuple[str, list[str]]]:
 
 
 def _agree(said: str, printed: str) -> bool:
-    """Whether two lines are the same but for times, sizes, where the folder lies, and the last digit of scores."""
+    """Whether two lines are the same but for times, sizes, percentages, where the folder lies, and the last digit of scores."""
     said, printed = (
-        re.sub(r"\d+\.\d+ (s|kB)\b|\"took_ms\": {.*?}|\"item_id\": \"\w{16}\"|/\S*/photos", "", line)
+        re.sub(r"\d+\.\d+ (s|kB)\b|\d+%|\"took_ms\": {.*?}|\"item_id\": \"\w{16}\"|/\S*/photos", "", line)
         for line in (said, printed)
     )
     if NUMBER.sub("", said) != NUMBER.sub("", printed):
