@@ -31,7 +31,7 @@ def _sessions() -> list[tuple[str, list[str]]]:
 
 
 def _agree(said: str, printed: str) -> bool:
-    """Whether two lines are the same but for times, sizes, percentages, where the folder lies, and last digits of scores."""
+    """Whether two lines are the same but for times, sizes, percentages, folders, and last digits of scores."""
     said, printed = (
         re.sub(r"\d+\.\d+ (s|kB)\b|\d+%|\"took_ms\": {.*?}|\"item_id\": \"\w{16}\"|/\S*/photos", "", line)
         for line in (said, printed)
