@@ -95,19 +95,22 @@ def test_help_names_every_command_and_its_options(run_xsearch: RunXsearch) -> No
         "chat",
         "explain",
         "summarize",
+        "tag",
+        "cluster",
         "stats",
         "verify",
         "forget",
         "models",
         "export",
         "import",
+        "mcp",
     ]
     assert "Exit codes: 0 found or done, 1 nothing found, 2 wrong use or broken input." in overview.stdout
     assert run_xsearch().stdout == overview.stdout
     for command in commands:
         page = run_xsearch(command, "-h")
         assert page.returncode == 0
-        assert "--json" in page.stdout
+        assert ("--json" in page.stdout) == (command != "mcp")
         assert ("--data FOLDER" in page.stdout) == (command != "models")
         assert max(map(len, page.stdout.splitlines())) <= 80
         assert "..." not in overview.stdout.partition(f"  {command} ")[2].splitlines()[0]  # no summary is cut short

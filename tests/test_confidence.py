@@ -14,6 +14,7 @@ from xsearch.ranking.confidence import (
     LEAST_SPREAD,
     Background,
     among_themselves,
+    bank_rows,
     confidence,
     is_good_match,
 )
@@ -74,9 +75,20 @@ def test_pictures_among_themselves_do_not_count_their_own_score() -> None:
     vectors = unit_rows(5)
     scores = among_themselves(vectors, 3)
     gram = vectors @ vectors.T
-    expected = [[gram[i, j] for j in range(5) if j != i] for i in range(3)]
+    expected = [[gram[i, j] for j in range(5) if j != i] for i in (0, 2, 4)]
     np.testing.assert_allclose(scores, expected, atol=1e-6)
     assert among_themselves(vectors).shape == (5, 4)
+
+
+@pytest.mark.parametrize(("b", "m", "rows"), [(1_000, 3, [0, 499, 999]), (2, 5, [0, 1]), (1, 5, [0]), (0, 5, [])])
+def test_the_bank_is_spread_over_the_library(b: int, m: int, rows: list[int]) -> None:
+    np.testing.assert_array_equal(bank_rows(b, m), rows)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_pictures_without_others_have_no_background(n: int) -> None:
+    with pytest.raises(ValueError, match="queries and items"):
+        Background.fit(among_themselves(unit_rows(n)), n)
 
 
 @pytest.mark.parametrize("asked", Modality)

@@ -47,6 +47,7 @@ def test_the_commands_of_the_readme_print_what_it_says(
 ) -> None:
     shutil.copytree(photos, tmp_path / "photos")
     shutil.copytree(films, tmp_path / "films")
+    (tmp_path / "labels.txt").write_text("fish\nguitar\nsubmarine\n")
     sessions = _sessions()
     assert len(sessions) >= 8
     for command, said in sessions:

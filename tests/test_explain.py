@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.fakes import unit_rows
-from xsearch.cli.explain import OPACITY, explain_command, explanation_page, heated
+from xsearch.cli.explain import explain_command, explanation_page
 from xsearch.encoders import Encoder, get_encoder
 from xsearch.errors import EncoderUnavailable, QueryError, Undecodable, XSearchError
 from xsearch.explain import COSINE_SHARE, Explanation, Frame, explain, reranked, seen_frame
+from xsearch.heatmap import OPACITY, heated
 from xsearch.media.images import jpeg, open_image
 from xsearch.ranking.attention import attention
 from xsearch.types import RGBImage

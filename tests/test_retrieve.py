@@ -14,9 +14,10 @@ from xsearch.errors import QueryError
 from xsearch.library import LibraryWriter
 from xsearch.query import Query, Term
 from xsearch.ranking.exclusion import SLOPE, VETO
+from xsearch.ranking.feedback import moved
 from xsearch.searcher import Hits, Searcher
 from xsearch.sources import web
-from xsearch.types import Kind
+from xsearch.types import Kind, item_id
 from xsearch.vectors import l2_normalize
 
 N = 900  # all of them are the background, so that the oracle has the same
@@ -161,13 +162,20 @@ class TestFilters:
 
 
 class TestJudgedItems:
-    def test_what_is_liked_counts_as_one_more_term(self, searcher: Searcher, rows: NDArray[np.float32]) -> None:
+    def test_what_is_liked_turns_the_query(self, searcher: Searcher, rows: NDArray[np.float32]) -> None:
         liked = [hit.item_id for hit in searcher.query("dog", k=2)]
         at = numbers(searcher.query("dog", k=2))
-        each = z(np.vstack([FakeEncoder().encode_texts(["beach"]), rows[at]]) @ rows.T)
-        standing = each[0] + each[1] / 2 + each[2] / 2
-        standing[at] = -np.inf  # they are known already
-        assert_best(numbers(searcher.query("beach", k=20, more_like=liked)), standing)
+        cosines = rows @ moved(FakeEncoder().encode_texts(["beach"])[0], rows[at], rows[:0])
+        cosines[at] = -np.inf  # they are known already
+        assert_best(numbers(searcher.query("beach", k=20, more_like=liked)), cosines)
+
+    def test_an_item_of_the_library_is_a_term(self, searcher: Searcher, rows: NDArray[np.float32]) -> None:
+        standing = z(rows[17:18] @ rows.T)[0] + 2 * z(FakeEncoder().encode_texts(["beach"]) @ rows.T)[0]
+        standing[17] = -np.inf
+        asked = Query.parse(f"2:beach + item:{item_id(Path('/photos/17.jpg'))}")
+        assert_best(numbers(searcher.query(asked, k=20)), standing)
+        with pytest.raises(QueryError, match="0123456789abcdef is not in the library"):
+            searcher.query(Query.parse("beach + item:0123456789abcdef"))
 
     def test_alone_it_is_a_query(self, searcher: Searcher, rows: NDArray[np.float32]) -> None:
         found = searcher.query(more_like=["/photos/17.jpg"], k=20)

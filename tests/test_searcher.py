@@ -118,7 +118,7 @@ def test_a_hit_says_all_that_is_known_of_its_item(searcher: Searcher, photos: Pa
     file = photos / "gradio" / "lion.jpg"
     with Image.open(file) as picture:
         width, height = picture.size
-    assert (hit.path, hit.item_id, hit.text) == (str(file), item_id(file), None)
+    assert (hit.path, hit.item_id, hit.text) == (str(file), item_id(file), "a lion with a mane")
     assert (hit.item.width, hit.item.height, hit.item.bytes) == (width, height, file.stat().st_size)
 
 
@@ -159,7 +159,9 @@ def test_more_than_there_is_gives_all_there_is_once(searcher: Searcher, oracle: 
         hits = searcher.query("a cat", k=100_000, kind=kind)
         assert len(hits) == count
         assert_ranked(hits)
-    everything = searcher.query("a cat", k=100_000)
+    together = searcher.query("a cat", k=100_000)
+    assert sorted(hit.path for hit in together) == sorted(oracle.names)  # a caption is found with its picture
+    everything = searcher.query("a cat", k=100_000, group="none")
     assert len({hit.item_id for hit in everything}) == len(everything) == len(oracle.names) + len(CAPTIONS)
 
 
@@ -206,7 +208,7 @@ def test_any_kind_ranks_by_how_far_an_item_stands_out_among_its_own_kind(
     for group in (is_text, ~is_text):
         standing[group] = (scores[group] - scores[group].mean()) / scores[group].std()
     best = np.argsort(-standing)[:12]
-    hits = searcher.query(text, k=12)
+    hits = searcher.query(text, k=12, words=False)
     assert [hit.item_id for hit in hits] == [items[row].id for row in best]
     np.testing.assert_allclose([hit.score for hit in hits], scores[best], atol=1e-5)
     assert {hit.kind for hit in hits} == {Kind.IMAGE, Kind.TEXT}

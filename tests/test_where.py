@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 
 from tests.fakes import SPEC, an_item, unit_rows
 from xsearch.errors import LibraryDamaged, QueryError
+from xsearch.labels import Labels
 from xsearch.library import Library, LibraryWriter, Manifest
 from xsearch.library import where as where_module
+from xsearch.library.tags import write_labels
 from xsearch.library.where import COLUMNS, FUNCTIONS, Near, matching
 from xsearch.originals import read_original
 from xsearch.types import Hit, Item, Kind
@@ -32,6 +34,9 @@ CAMERAS = ("Google Pixel 7", "Canon EOS 5D", "o'neill 100%_x", "Ünï 茶", None
 PLACES = ((48.137, 11.575), (52.52, 13.405), (0.0, 179.95), (0.0, -179.95), (90.0, 0.0), (None, None))
 TAKEN = ("2023-05-31T23:59:59", "2023-06-01T00:00:00+14:00", "2001-02-03T04:05:06", "the day before", None)
 KM_PER_RADIAN = 6371.0088
+
+
+LABELS = Labels(("dog", "Tom's cat", "茶"), unit_rows(3, seed=1000), unit_rows(4, seed=1001), 10.0, 0.5)
 
 
 def an_assorted_item(i: int) -> Item:
@@ -67,6 +72,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
             bury = range(start - 1, 0, -7) if start else ()
             writer.add(items, unit_rows(size, seed=start), bury=list(bury)[:3])
             start += size
+        write_labels(writer, LABELS)
     library = Library.open(folder)
     assert len(library.manifest.shards) > 2
     assert sum(bool(shard.dead) for shard in library.manifest.shards) >= 2
@@ -223,6 +229,7 @@ def test_each_function_works(library: Library) -> None:
         "contains": "contains(camera, 'xel')",
         "starts_with": "starts_with(camera, 'o''')",
         "ends_with": "ends_with(name, '7.jpg')",
+        "list_contains": "list_contains(tags, 'dog')",
         "abs": "abs(gps_lon) > 179",
         "round": "round(gps_lat) = 53",
         "least": "least(width, 500) = 500",
@@ -241,6 +248,31 @@ def test_each_function_works(library: Library) -> None:
     assert uses.keys() == set(FUNCTIONS)
     for name, where in uses.items():
         assert 0 < len(found(library, where)) < np.count_nonzero(library.alive), name
+
+
+@pytest.mark.parametrize("batch_rows", [7, 65_536])
+@pytest.mark.parametrize(
+    ("where", "holds"),
+    [
+        ("'dog' IN tags", lambda t: t and "dog" in t),
+        ("NOT 'Tom''s cat' IN tags AND '茶' IN tags", lambda t: t and "茶" in t and "Tom's cat" not in t),
+        ("contains(tags, '茶') OR 'dog' NOT IN tags", lambda t: t is not None and ("茶" in t or "dog" not in t)),
+        ("length(tags) = 0", lambda t: t == set()),
+        ("tags IS NULL", lambda t: t is None),
+    ],
+)  # fmt: skip
+def test_tags_are_the_labels_of_the_stored_vectors_and_unknown_for_texts(
+    library: Library, where: str, holds: Callable[[Any], Any], batch_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where_module, "BATCH_ROWS", batch_rows)
+    probable = LABELS.probabilities(library.vectors.take(np.arange(len(library)))) >= LABELS.threshold
+    tags = {
+        item.id: None if item.kind is Kind.TEXT else {LABELS.names[at] for at in np.flatnonzero(row)}
+        for item, row in zip(library.items(np.arange(len(library))), probable, strict=True)
+    }
+    rows = found(library, where)
+    assert rows == expected(library, lambda item: bool(holds(tags[item.id])))
+    assert 0 < len(rows) < np.count_nonzero(library.alive)
 
 
 def test_modification_times_are_those_of_the_clock_on_the_wall(library: Library) -> None:
@@ -367,9 +399,15 @@ class TestRefusals:
             ("width > 2 LIKE IN 3", "syntax error at or near"),
             ("'never closed", "unterminated"),
             ("/* never closed", "unterminated"),
+            ("true) LIMIT (1", "more than one condition"),
+            ("true) UNION SELECT row FROM items WHERE (true", "more than one condition"),
+            ("true); SELECT (1", "more than one condition"),
             ("width", "it gives INTEGER, not true or false"),
             ("NULL", "not true or false"),
             ("camera > 3", "Cannot compare"),
+            ("tags", r"it gives VARCHAR\[\], not true or false"),
+            ("'dog' IN (tags)", "can't be cast"),
+            ("3 IN tags", "Cannot deduce template type"),
             ("CAST(camera AS INTEGER) > 3", "Could not convert string"),
             ("taken_at > 'yesterday'", "invalid timestamp"),
             ("near(1, 2)", "near\\(\\) does not support the supplied arguments"),

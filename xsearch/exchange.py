@@ -13,6 +13,7 @@ from xsearch.encoders import Encoder
 from xsearch.errors import SourceError
 from xsearch.library import Library, LibraryWriter
 from xsearch.library.shards import ADDED_LATER, METADATA, VECTOR
+from xsearch.library.words import keep_words
 from xsearch.sources.embeddings import EmbeddingBlock, embedding_files, read_embeddings, write_export
 from xsearch.sources.formats import ExportFormat
 from xsearch.sources.tables import PATH_COLUMNS, TEXT_COLUMNS
@@ -74,6 +75,7 @@ def import_embeddings(vectors: Path, metadata: Path | None, data: Path, encoder:
                 vectors_kept = _unit_rows(block.vectors[[row for row, _ in kept.values()]])
                 writer.add(items, vectors_kept, bury=_rows_of(Library.open(data), items))
         writer.merge()
+        keep_words(writer)
     return len(seen), skipped
 
 

@@ -13,8 +13,11 @@ from xsearch.errors import LibraryDamaged
 from xsearch.index.plan import IndexKind
 from xsearch.index_file import Targets, keep_index
 from xsearch.library import Library, LibraryWriter
-from xsearch.pipeline import Pipeline, Progress, Sampling
-from xsearch.survey import Layout, plan_run, survey
+from xsearch.library.blank import read_blank
+from xsearch.library.tags import keep_tags
+from xsearch.library.words import keep_words
+from xsearch.pipeline import Pipeline, Progress, Sampling, TextReader
+from xsearch.survey import Layout, plan_reading, plan_run, survey
 from xsearch.types import Skipped
 
 
@@ -23,7 +26,8 @@ class IndexReport:
     """What an index run did, counted in files, rows of tables and samples of data sets.
 
     seen = indexed + unchanged + moved + skipped. `removed` were known and are gone; `skipped` counts by reason; `items`
-    is what the library holds now; `notes` are sentences for a person.
+    is what the library holds now; `notes` are sentences for a person. `with_text` counts the pictures in which this run
+    found text, None where it did not look for any.
     """
 
     seen: int
@@ -35,6 +39,7 @@ class IndexReport:
     items: int
     seconds: float
     notes: tuple[str, ...] = ()
+    with_text: int | None = None
 
 
 def index(
@@ -44,6 +49,7 @@ def index(
     *,
     layout: Layout | None = None,
     sampling: Sampling | None = None,
+    reader: TextReader | None = None,
     index_kind: IndexKind | None = None,
     targets: Targets | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -52,8 +58,9 @@ def index(
     """Index what is new or changed below `sources` into the library `data`, and remove what is gone.
 
     Whatever ends the run, all that was committed stays, and the next run goes on from there. `sampling` is for films
-    that are read in this run. `on_stage` is told in words what the run is at. Raises SourceError, LibraryLocked,
-    LibraryDamaged, EncoderMismatch.
+    that are read in this run. With a `reader` (`media.ocr.Reader`) text is looked for in those pictures at the sources
+    in which no run has looked yet, and becomes items that belong to them. `on_stage` is told in words what the run is
+    at. Raises SourceError, LibraryLocked, LibraryDamaged, EncoderMismatch.
     """
     start_s = time.monotonic()
     look = partial(survey, sources, leave_out=data, layout=layout)
@@ -67,16 +74,10 @@ def index(
         plan = plan_run(found, known, writer.manifest.containers)
         on_stage("indexing")
         states = [state for of_file in known.values() for state in of_file]
-        pipeline = Pipeline(
-            plan,
-            states,
-            writer=writer,
-            library=library,
-            encoder=encoder,
-            sampling=sampling or Sampling(),
-            on_progress=on_progress,
+        run = partial(
+            Pipeline, writer=writer, encoder=encoder, sampling=sampling or Sampling(), on_progress=on_progress
         )
-        tally = pipeline.run()
+        tally = run(plan, states, library=library).run()
         skipped = {entry.path: entry for entry in (*found.skipped, *tally.skipped)}
         named = layout.image_column if layout is not None else None
         columns = {source.name: named for source in found.containers.values()} if named is not None else {}
@@ -84,9 +85,19 @@ def index(
             {**writer.manifest.containers, **tally.read_whole}, {**writer.manifest.image_columns, **columns}
         )
         writer.set_skipped(_still_true(_skipped_before(library), found.settled, skipped.values()))
+        notes, with_text = found.notes, None
+        if reader is not None:
+            on_stage("reading text in pictures")
+            committed = Library.open(data)
+            reading = plan_reading(found, committed, read_blank(data))
+            read = run(reading, (), library=committed, reader=reader).run()
+            with_text = read.with_text
+            notes = [*notes, *_notes_on(read.not_read)]
         writer.merge()
         keep_bank(data, encoder)
         keep_index(writer, encoder, kind=index_kind, targets=targets, on_stage=on_stage)
+        keep_words(writer, on_stage=on_stage)
+        keep_tags(writer)
     return IndexReport(
         seen=plan.seen + tally.samples,
         indexed=tally.indexed,
@@ -96,8 +107,16 @@ def index(
         skipped=dict(Counter(entry.reason for entry in skipped.values()).most_common()),
         items=sum(Library.open(data).counts().values()),
         seconds=time.monotonic() - start_s,
-        notes=tuple(found.notes),
+        notes=tuple(notes),
+        with_text=with_text,
     )
+
+
+def _notes_on(not_read: Sequence[Skipped]) -> Iterable[str]:
+    if not_read:
+        first = not_read[0]
+        count = f"{len(not_read):,} of the pictures"
+        yield f"text could not be looked for in {count}, {first.path} the first: {first.reason}"
 
 
 def _skipped_before(library: Library) -> list[Skipped]:

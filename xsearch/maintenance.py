@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from xsearch.index_file import keep_index, open_index
 from xsearch.library import Fault, Library, LibraryWriter, Manifest, faults, recover
 from xsearch.library.shards import SHARD_FILES
 from xsearch.library.skipped import SKIPPED
+from xsearch.library.words import WORDS, keep_words, open_words
 from xsearch.types import Modality
 
 
@@ -38,7 +40,7 @@ def stats(data: Path) -> dict[str, Any]:
         "items": {kind.value: count for kind, count in counts.items()} | {"all": sum(counts.values())},
         "removed_rows": int(np.count_nonzero(~library.alive)),
         "shards": len(manifest.shards),
-        "bytes": sum(path.stat().st_size for path in data.rglob("*") if path.is_file()),
+        "bytes": _bytes(data),
         "encoder": manifest.encoder,
         "dim": manifest.fingerprint.dim,
         "weights": manifest.fingerprint.weights,
@@ -49,6 +51,14 @@ def stats(data: Path) -> dict[str, Any]:
     }
 
 
+def _bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a writer has put another in its place meanwhile
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
 def verify(data: Path) -> list[Fault]:
     """Read the whole library and return every fault: manifest, checksums of shards, vectors, index against shards.
 
@@ -56,7 +66,8 @@ def verify(data: Path) -> list[Fault]:
     """
     found = faults(data)
     if all(fault.file == SKIPPED for fault in found):
-        found += _index_faults(Library.open(data))
+        library = Library.open(data)
+        found += _index_faults(library) + _words_faults(library)
     return found
 
 
@@ -72,6 +83,16 @@ def _index_faults(library: Library) -> list[Fault]:
         return [Fault(f"index/{entry.file}", error.message)]
     if index is None or index.rows != entry.rows or entry.rows > len(library):
         return [Fault(f"index/{entry.file}", f"it does not cover the {entry.rows} rows that the manifest says")]
+    return []
+
+
+def _words_faults(library: Library) -> list[Fault]:
+    try:
+        open_words(library, check=True)
+    except LibraryDamaged as error:
+        if Manifest.load(library.folder).commit != library.manifest.commit:  # a writer is at work
+            return []
+        return [Fault(f"{WORDS}/", error.message)]
     return []
 
 
@@ -95,6 +116,10 @@ def repair(data: Path, on_stage: Callable[[str], None] = lambda stage: None) -> 
             writer.set_skipped([])
             done.append(f"{SKIPPED} was emptied: the next index run fills it")
         library = Library.open(data)
+        if _words_faults(library):
+            keep_words(writer, on_stage=on_stage)
+            if not (lost or writer.recovered):  # else it only follows the shards
+                done.append("the index of words was built anew")
         damaged = _index_faults(library)
         for fault in damaged:  # one that is missing is made anew, whatever its size
             (data / fault.file).unlink(missing_ok=True)
@@ -115,4 +140,5 @@ def forget(data: Path, path: Path) -> int:
         gone = [states for file, states in known.items() if file.is_relative_to(path)]
         writer.bury([row for states in gone for state in states for row in state.rows])
         writer.merge()
+        keep_words(writer)
     return len(gone)

@@ -32,7 +32,8 @@ class Answer:
     """A row of the library that answers a query.
 
     `score` is its cosine; `standing`, by which answers are ordered, can be compared between items of any kind.
-    `stretch` is that of its moment, from and to, in seconds.
+    `stretch` is that of its moment, from and to, in seconds. `text_row` is a text of its own that speaks for it, with
+    its cosine, and `words` the share of the query's words that it has.
     """
 
     row: int
@@ -40,6 +41,9 @@ class Answer:
     standing: float
     stretch: tuple[float, float] | None = None
     confidence: float | None = None
+    text_row: int | None = None
+    text_score: float = 0.0
+    words: float = 0.0
 
 
 def in_moments(

@@ -2,6 +2,7 @@
 
 Pictures that are decoded and wait for the encoder are bounded, so that memory does not grow with the number of files,
 nor with the length of a film. A film is committed whole: of one that a killed run was at, nothing is in the library.
+Text in pictures is read after all that, of pictures that are in the library.
 """
 
 import os
@@ -11,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import partial
+from functools import cached_property, partial
 from hashlib import blake2b, file_digest
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -23,9 +24,10 @@ from xsearch.ahead import Ahead
 from xsearch.encoders import Encoder
 from xsearch.errors import SourceError, Undecodable
 from xsearch.library import FileState, Library, LibraryWriter
-from xsearch.media import images, texts, video
+from xsearch.library.blank import add_blank
+from xsearch.media import images, ocr, texts, video
 from xsearch.sources.samples import MORE_MAY_FOLLOW, Sample, read_picture
-from xsearch.survey import ContainerWork, FileWork, RunPlan
+from xsearch.survey import ContainerWork, FileWork, RunPlan, Unread, is_ocr, ocr_items, ocr_rows
 from xsearch.types import Embeddings, Item, Kind, RGBImage, Skipped, item_id
 
 _T = TypeVar("_T")
@@ -35,12 +37,14 @@ TEXT_BATCH = 256
 FILMS_AT_ONCE = 2
 MAX_FILE_BYTES = 1 << 30
 DIGEST_BYTES = 16
+ITEMS_AT_ONCE = 1024
 
 
 class Stage(StrEnum):
     """What a run can wait for."""
 
     DECODING = "decoding"
+    READING = "reading"
     ENCODING = "encoding"
     WRITING = "writing"
 
@@ -63,9 +67,20 @@ class Sampling:
     max_frames: int | None = None
 
 
+class TextReader(Protocol):
+    """Reads the text in pictures. Safe to call from several threads."""
+
+    def read(self, image: RGBImage) -> Sequence[ocr.Line]:
+        """Return the lines of a picture, top to bottom. Raises Undecodable."""
+        ...
+
+
 @dataclass(slots=True)
 class Tally:
-    """What became of the files, captions and samples of a run; `read_whole` are containers with their signatures."""
+    """What became of the files, captions and samples of a run; `read_whole` are containers with their signatures.
+
+    `with_text` counts pictures in which text was found; in those of `not_read` it could not be looked for.
+    """
 
     indexed: int = 0
     unchanged: int = 0
@@ -74,6 +89,8 @@ class Tally:
     samples: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     read_whole: dict[str, str] = field(default_factory=dict)
+    with_text: int = 0
+    not_read: list[Skipped] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +133,22 @@ class _Sampled:
     texts: tuple[_Entry, ...] = ()
 
 
-_Read = _Picture | list[_Entry] | _Twin | _Refused | _Sampled
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """What was read in a picture of the library, which may be nothing."""
+
+    content_hash: str
+    entries: tuple[_Entry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _NotRead:
+    """A picture that is kept as it is, and tried again by the next run."""
+
+    skipped: Skipped
+
+
+_Read = _Picture | list[_Entry] | _Twin | _Refused | _Sampled | _Text | _NotRead
 
 
 _Encoded = tuple[list[_Entry], Embeddings | ValueError]
@@ -130,6 +162,7 @@ class _Outbox:
     vectors: list[Embeddings] = field(default_factory=list)
     copies: list[_Twin] = field(default_factory=list)
     bury: list[int] = field(default_factory=list)
+    blank: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -156,14 +189,19 @@ class Pipeline:
         encoder: Encoder,
         sampling: Sampling,
         on_progress: Callable[[Progress], None],
+        reader: TextReader | None = None,
     ) -> None:
-        """`known` are the states of all files in the library, to find files of equal content by."""
+        """`known` are the states of all files in the library, to find files of equal content by.
+
+        `reader` is for a plan with pictures to read.
+        """
         self._plan = plan
         self._writer = writer
         self._library = library
         self._encoder = encoder
         self._sampling = sampling
         self._on_progress = on_progress
+        self._reader = reader
         self._known = {state.content_hash: state for state in known}
         self._vanished = Counter(state.content_hash for state in plan.vanished)
         self._pictures: list[_Picture] = []
@@ -195,7 +233,7 @@ class Pipeline:
         return self.tally
 
     def _run(self) -> None:
-        total = len(self._plan.files) + len(self._plan.captions)
+        total = len(self._plan.files) + len(self._plan.captions) + len(self._plan.unread)
         done = 0
         films: list[FileWork] = []
         files: list[FileWork] = []
@@ -218,6 +256,11 @@ class Pipeline:
             for _ in self._read_container(container):
                 done += 1
                 self._on_progress(Progress(done, max(done, total), self._bound_by()))
+        if self._reader is not None:
+            for read in self._ahead(self._reading_jobs(self._plan.unread, self._reader), Stage.READING):
+                self._take(read)
+                done += 1
+                self._on_progress(Progress(done, total, self._bound_by()))
         self._encode_pictures()
         self._encode_texts()
         self._collect_all()
@@ -300,9 +343,10 @@ class Pipeline:
         name = container.source.name
         try:
             data = read_picture(sample.image)
-            content_hash = _digest("\0".join((_digest(data), *sample.texts)).encode())
+            content_hash = _sample_digest(data, sample.texts)
             state = known.get(content_hash)
-            if state is not None and len(state.rows) == 1 + len(sample.texts):
+            own = () if state is None else [row for row in state.rows if row not in self._ocr_rows]
+            if state is not None and len(own) == 1 + len(sample.texts):
                 return _Sampled(state.content_hash)
             pixels, meta = images.decode_image(data, self._encoder.spec.image_px)
         except Undecodable as error:
@@ -319,7 +363,27 @@ class Pipeline:
         ]
         return _Sampled(item.content_hash, _Picture(picture, pixels), tuple(captions))
 
-    def _ahead(self, jobs: Iterator[Callable[[], _Read]]) -> Iterator[_Read]:
+    @cached_property
+    def _ocr_rows(self) -> set[int]:
+        return ocr_rows(self._library)
+
+    def _reading_jobs(self, unread: Unread, reader: TextReader) -> Iterator[Callable[[], _Read]]:
+        for item in self._items(unread.files):
+            yield partial(_read_text, reader, item, item.file)
+        for source, rows in unread.containers:
+            items = {item.part: item for item in self._items(rows)}
+            try:
+                for sample in source.samples():
+                    if isinstance(sample, Sample) and sample.key in items:
+                        yield partial(_read_text, reader, items[sample.key], sample.image, sample.texts)
+            except SourceError as error:
+                yield partial(_NotRead, Skipped(source.name, "unreadable data set", str(error)))
+
+    def _items(self, rows: Sequence[int]) -> Iterator[Item]:
+        for low in range(0, len(rows), ITEMS_AT_ONCE):
+            yield from self._library.items(np.array(rows[low : low + ITEMS_AT_ONCE], np.int64))
+
+    def _ahead(self, jobs: Iterator[Callable[[], _Read]], stage: Stage = Stage.DECODING) -> Iterator[_Read]:
         """Yield what the jobs return, in order, done in a pool a bounded number ahead of the encoder."""
         workers = os.cpu_count() or 1
         ahead = 2 * self._encoder.batch_size + workers
@@ -329,9 +393,9 @@ class Pipeline:
                 for job in jobs:
                     waiting.append(pool.submit(job))
                     if len(waiting) > ahead:
-                        yield self._timed(Stage.DECODING, waiting.popleft().result)
+                        yield self._timed(stage, waiting.popleft().result)
                 while waiting:
-                    yield self._timed(Stage.DECODING, waiting.popleft().result)
+                    yield self._timed(stage, waiting.popleft().result)
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -404,6 +468,12 @@ class Pipeline:
                     self._texts += read.texts
                     self._pictures.append(read.picture)
                     self._encode_full_batches()
+            case _Text():
+                self.tally.with_text += bool(read.entries)
+                self._texts += read.entries
+                self._outbox.blank += [] if read.entries else [read.content_hash]
+            case _NotRead():
+                self.tally.not_read.append(read.skipped)
             case entries:
                 self._count(entries[0].item.content_hash, entries[0].replaces)
                 self._texts += entries
@@ -412,6 +482,7 @@ class Pipeline:
 
     def _commit_if_due(self) -> None:
         if time.monotonic() - self._committed_at_s > COMMIT_S:
+            self._encode_texts()  # where they come slowly, a full batch of them is minutes of work
             self._commit()
 
     def _count(self, content_hash: str, replaces: tuple[int, ...], *, same: bool = False) -> None:
@@ -479,6 +550,9 @@ class Pipeline:
     def _refuse(self, entry: _Entry, error: ValueError) -> None:
         """Account for an item that has no vector; a film is given up whole."""
         bury = entry.replaces
+        if is_ocr(entry.item):
+            self.tally.not_read.append(Skipped(str(entry.item.file), "no vector", str(error)))
+            return
         if entry.item.kind is not Kind.FRAME:
             self.tally.indexed -= 1
         elif film := self._films.pop(entry.item.file, None):
@@ -507,6 +581,7 @@ class Pipeline:
             bury += [row for twin in outbox.copies for row in _rows(twin.work)]
         empty = np.empty((0, self._encoder.spec.dim), np.float32)
         self._writer.add(items, np.concatenate([empty, *vectors]), bury=bury)
+        add_blank(self._writer.folder, outbox.blank)
 
     def _await_write(self) -> None:
         if self._writing is not None:
@@ -525,6 +600,28 @@ class Pipeline:
 
 def _digest(data: bytes) -> str:
     return blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _sample_digest(data: bytes, captions: Sequence[str]) -> str:
+    return _digest("\0".join((_digest(data), *captions)).encode())
+
+
+def _read_text(
+    reader: TextReader, picture: Item, image: bytes | Path, captions: Sequence[str] | None = None
+) -> _Text | _NotRead:
+    """Read the text in a picture of the library; `captions` are those of a sample. Runs in the pool."""
+    try:
+        data = read_picture(image)
+        if picture.content_hash != (_digest(data) if captions is None else _sample_digest(data, captions)):
+            raise Undecodable("changed meanwhile")
+        pixels, _ = images.decode_image(data, ocr.DECODE_PX)
+        lines = reader.read(pixels)
+    except Undecodable as error:
+        return _NotRead(Skipped(str(picture.file), error.reason, error.detail))
+    except SourceError as error:
+        return _NotRead(Skipped(str(picture.file), "unreadable file", error.message))
+    found = texts.passages("\n".join(line.text for line in lines).encode()) if lines else []
+    return _Text(picture.content_hash, tuple(map(_Entry, ocr_items(picture, found))))
 
 
 def _with_meta(item: Item, meta: images.ImageMeta) -> Item:
@@ -591,6 +688,7 @@ def _renamed(item: Item, work: FileWork) -> Item:
     return replace(
         item,
         id=item_id(file.file, item.part),
+        pair=item_id(file.file) if is_ocr(item) else item.pair,
         root=file.root,
         path=file.path,
         bytes=file.bytes,

@@ -10,7 +10,8 @@ r"""The query language: one grammar for the command line, Python and HTTP.
 - A weight is a number and a colon directly before a letter, a quote or a picture: `2:cat`, `0.5:"16 cats"`; so
   `16:9 monitor`, `12:30 clock` and `2: the return` are texts.
 - A picture is a path that begins with `./ ../ / ~/` or a drive (`C:\`), an http(s) address, or any path as
-  `image:"name"`. A bare path reaches to the next sign, spaces included, and is taken as typed. All else is text.
+  `image:"name"`. A bare path reaches to the next sign, spaces included, and is taken as typed.
+- `item:0c35e1f0a1b2c3d4` is an item of the library, by its id. All else is text.
 - `"..."` or `'...'` around a whole term makes it text, literally. Double quotes inside a text protect the signs between
   them and stay part of it. A backslash takes the next of `+ - : " ' \` literally, before all else it is itself.
 - `-` leaves out. Where every term is left out, what is least like them comes first.
@@ -34,6 +35,7 @@ _SAY_WHAT = 'say what to find: `xsearch query "a cat on grass"`'
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _LOCATION = r"(?:\.{1,2}[\\/]|/(?=\S)|~[\\/]|[A-Za-z]:[\\/]|(?i:https?)://)"
 _TERM_START = rf"""(?:[^\W\d_]|["']|{_LOCATION})"""
+_ITEM = re.compile(r"item:([0-9a-f]{16})")
 _PREFIX = re.compile(rf"""(?:(?P<weight>{_NUMBER}):(?={_TERM_START}))?(?P<image>image:(?=["']))?""")
 _FIRST_SIGN = re.compile(rf"([+-])(?=\s|\Z|{_TERM_START}|{_NUMBER}:{_TERM_START})")
 _SIGN = r"(?<!\S)[+-](?!\S)"
@@ -77,10 +79,17 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """An item of the library to find the like of, by its id. It does not come back itself."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Term:
     """One thing that is wanted, or `excluded`. Raises QueryError if a text is blank or a weight not positive."""
 
-    content: str | Picture
+    content: str | Picture | Stored
     weight: float = 1.0
     excluded: bool = False
 
@@ -89,7 +98,7 @@ class Term:
         if not (math.isfinite(self.weight) and self.weight > 0):
             remedy = "weights are above 0; leave the term out, or put - before it"
             raise QueryError(f"{self.weight:g} is no weight", remedy=remedy)
-        written = self.content if isinstance(self.content, str) else self.content.source
+        written = self.content.source if isinstance(self.content, Picture) else self.content
         if isinstance(written, str):
             if not written.strip():
                 raise QueryError(_EMPTY, remedy=_SAY_WHAT)
@@ -99,6 +108,8 @@ class Term:
     def __str__(self) -> str:
         """Return the term as one types it, without its sign."""
         weight = "" if self.weight == 1 else f"{self.weight!r}:".replace(".0:", ":")
+        if isinstance(self.content, Stored):
+            return f"{weight}item:{self.content.item_id}"
         kind, written = ("", self.content) if isinstance(self.content, str) else ("image:", self.content.source)
         if not isinstance(written, str):
             return f"{weight}{kind}<{type(written).__name__}>"
@@ -162,6 +173,8 @@ class Query:
 def _as_query(value: Any) -> Query:
     if isinstance(value, Query):
         return value
+    if isinstance(value, Stored):
+        return Query((Term(value),))
     return Query(text=value) if isinstance(value, str) else Query(image=value)
 
 
@@ -190,7 +203,7 @@ def _term(text: str, at: int, *, excluded: bool) -> tuple[Term, int]:
     end = next(signs, len(text))
     written = text[body:end].rstrip()
     column = f"at column {body + 1}"
-    content: str | Picture
+    content: str | Picture | Stored
     if not written:
         remedy = 'write what to find on both sides of a sign, or quote a sign that is meant itself: "+"'
         raise QueryError(f"a term is missing {column}", remedy=remedy)
@@ -200,6 +213,8 @@ def _term(text: str, at: int, *, excluded: bool) -> tuple[Term, int]:
     elif prefix["image"] or (written[0] == '"' and not _NEXT_SIGN.match(text, body)):
         remedy = 'close it there, or write \\" for the character itself'
         raise QueryError(f"the quote {column} is not closed before a sign or the end", remedy=remedy)
+    elif item := _ITEM.fullmatch(written):
+        content = Stored(item[1])
     elif re.match(_LOCATION, written):
         content = Picture(written)
         if content.is_url and re.search(r"\s", written):

@@ -1,4 +1,15 @@
-"""From a query's terms, as vectors, to rows of the library, best first: fusion, exclusion, filters, moments."""
+"""From a query's terms, as vectors, to rows of the library, best first: fusion, exclusion, filters, moments.
+
+A picture is found by what it shows, by the texts that belong to it, and by words in those and in its name. Texts and
+words only ever add to the standing of an item, so none is hidden by what is written about it:
+
+    standing = z + max(0, text) + share^3 max(z)      but z no lower than 0 where share is 1
+
+z is the cosine's standing among random pictures, `text` how far the best of its texts stands above what the library's
+texts give to generic queries (`ranking.confidence.Background`): only a text that stands out says something.
+`share` is that of the query's words, by rarity, which the item has: with all of them it leads. All weights are one;
+`benchmarks/words.py` measures what this brings, and what it costs pictures that nothing is written about.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +20,8 @@ from numpy.typing import NDArray
 
 from xsearch.index.exact import Found
 from xsearch.library import Library
+from xsearch.library.pairs import Pairs
+from xsearch.library.words import NO_WORDS, WordHits
 from xsearch.moments import Answer, Group, in_moments
 from xsearch.ranking.confidence import Background, among_themselves, confidence
 from xsearch.ranking.exclusion import penalty, without
@@ -25,12 +38,20 @@ CANDIDATES = 100
 """So many at least are looked at where candidates are put in another order."""
 
 
+WORDS_POWER = 3
+"""A half of the words says much less than half of what all of them say."""
+ALL_WORDS = 0.999
+SURE_BY_WORDS = 0.9
+"""How sure an item with all words of the query is to be what is meant, at least."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:
     """The terms of a query as unit vectors, `wanted` (n, dim) and `excluded` (m, dim), and how they are combined.
 
     Where nothing is wanted, what is least like the excluded terms comes first. `modality` says which tower made the
-    vectors; of a query of both it is text, which is harder to find for.
+    vectors; of a query of both it is text, which is harder to find for. `words` are those of the wanted texts, to be
+    looked for literally; an item with all words of one of `excluded_words` is left out.
     """
 
     wanted: Embeddings
@@ -39,6 +60,8 @@ class Asked:
     excluded_weights: tuple[float, ...]
     modality: Modality
     fusion: Fusion = Fusion.LATE
+    words: str = ""
+    excluded_words: tuple[str, ...] = ()
 
     @property
     def is_negative(self) -> bool:
@@ -58,7 +81,7 @@ class Pool:
 
     `search` finds rows for (q, dim) vectors among those of a mask, and `bank` gives the vectors of generic texts.
     `background` are random items, unfiltered: what an item has to stand out from is the library, whatever part of it is
-    asked for.
+    asked for. `texts` are those that belong to these items, `words` looks for words in what is written about them.
     """
 
     def __init__(
@@ -69,6 +92,8 @@ class Pool:
         bank: Callable[[], Embeddings],
         allowed: NDArray[np.bool_] | None = None,
         whole: "Pool | None" = None,
+        texts: "Texts | None" = None,
+        words: Callable[[str, int, NDArray[np.bool_]], WordHits] | None = None,
     ) -> None:
         self.library = library
         self.kind = kinds[0]
@@ -80,10 +105,22 @@ class Pool:
         self._search = search
         self._bank = bank
         self._whole = whole
+        self.texts = texts
+        self._words = words
         self._levels: dict[Modality, Background] = {}
 
     def search(self, vectors: Embeddings, modality: Modality, k: int) -> Found:
         return self._search(vectors, modality, k, None if self.size == len(self.mask) else self.mask)
+
+    def with_words(self, words: str, k: int) -> WordHits:
+        """Return items that have any of the words, k at most."""
+        if self._words is None or not words:
+            return NO_WORDS
+        return self._words(words, k, self.mask)
+
+    @property
+    def has_words(self) -> bool:
+        return self._words is not None
 
     @cached_property
     def frames(self) -> NDArray[np.bool_]:
@@ -112,6 +149,19 @@ class Pool:
         return self._levels[modality]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Texts:
+    """The texts that belong to the items of a pool, as a pool of their own."""
+
+    pool: Pool
+    pairs: Pairs
+
+    def over(self, rows: NDArray[np.int64], vector: NDArray[np.float32], modality: Modality) -> NDArray[np.float64]:
+        """Return (n,) how far these texts stand above the best that the library's texts give to anything."""
+        mean = float((self.pool.background @ vector).mean())
+        return self.pool.level(modality).standing(self.pool.library.vectors.take(rows) @ vector, mean)
+
+
 def retrieve(pool: Pool, asked: Sequence[Asked], k: int, group: Group) -> list[list[Answer]]:
     """Return at most k answers to each query, best first; fewer where there are fewer.
 
@@ -120,7 +170,7 @@ def retrieve(pool: Pool, asked: Sequence[Asked], k: int, group: Group) -> list[l
     vectors = np.stack([_vector(one, pool) for one in asked])
     answers: list[list[Answer]] = [[] for _ in asked]
     waiting = list(range(len(asked)))
-    depth = k if all(_is_plain(one) for one in asked) else max(10 * k, CANDIDATES)
+    depth = k if all(_is_plain(one, pool) for one in asked) else max(10 * k, CANDIDATES)
     while waiting:
         found = pool.search(vectors[waiting], asked[0].modality, depth)
         still = []
@@ -147,11 +197,20 @@ def _with_confidence(best: list[Answer], asked: Asked, vector: NDArray[np.float3
     scores = np.array([answer.score for answer in best], np.float32)
     mean = float((pool.background @ vector).mean())
     sure = confidence(scores, mean, pool.level(asked.modality), asked=asked.modality, found=pool.kind)
+    if pool.texts is not None:
+        texts = pool.texts.pool
+        of_texts = np.array([answer.text_score for answer in best], np.float32)
+        mean = float((texts.background @ vector).mean())
+        by_text = confidence(of_texts, mean, texts.level(asked.modality), asked=asked.modality, found=Kind.TEXT)
+        sure = np.where([answer.text_row is not None for answer in best], np.maximum(sure, by_text), sure)
+    sure = np.where([answer.words >= ALL_WORDS for answer in best], np.maximum(sure, SURE_BY_WORDS), sure)
     return [replace(answer, confidence=float(one)) for answer, one in zip(best, sure, strict=True)]
 
 
-def _is_plain(asked: Asked) -> bool:
+def _is_plain(asked: Asked, pool: Pool) -> bool:
     """Whether candidates come in their final order."""
+    if asked.excluded_words or (asked.words and (pool.has_words or pool.texts is not None)):
+        return False
     return not asked.has_veto and (len(asked.wanted) == 1 or asked.fusion in (Fusion.EARLY, Fusion.LATE))
 
 
@@ -182,6 +241,7 @@ def _in_order(
     background = pool.background
     bound = -np.inf
     terms = asked.freed()
+    said: _Said | None = None
 
     def costs(of: NDArray[np.int64]) -> NDArray[np.float32] | float:
         """Return what the excluded terms take from the standing of rows."""
@@ -204,9 +264,71 @@ def _in_order(
         of_terms = terms @ pool.library.vectors.take(rows).T
         standing = late(of_terms, terms @ background.T, asked.weights) - costs(rows)
     else:
+        bound = float(standardized(scores[-1:], background @ vector)[0]) if len(scores) else bound
+        said = _said(asked, vector, pool, rows, depth)
+        rows, scores = said.rows, pool.library.vectors.take(said.rows) @ vector
         standing = standardized(scores, background @ vector)
-        bound = float(standing[-1]) if len(standing) else bound
-        standing = standing - costs(rows)
+        top = max(0.0, float(standing.max(initial=0.0)))
+        weight = said.words**WORDS_POWER
+        standing = standing + said.over + weight * (top - np.minimum(standing, 0)) - costs(rows)
+        bound += said.bound + float(said.last_words**WORDS_POWER) * top
+    if asked.excluded_words and pool.has_words:
+        for words in asked.excluded_words:
+            having = pool.with_words(words, pool.size)
+            standing = np.where(np.isin(rows, having.rows[having.shares >= ALL_WORDS]), np.float32(-np.inf), standing)
     order = [at for at in np.argsort(-standing, kind="stable").tolist() if np.isfinite(standing[at])]
     # A float16 row may be a little longer than 1, and no cosine is.
-    return [Answer(int(rows[at]), min(1.0, float(scores[at])), float(standing[at])) for at in order], bound
+    answers = [Answer(int(rows[at]), min(1.0, float(scores[at])), float(standing[at])) for at in order]
+    if said is None:
+        return answers, bound
+    return [
+        replace(
+            answer,
+            text_row=int(said.texts[at]) if said.over[at] > 0 else None,
+            text_score=float(said.text_scores[at]),
+            words=float(said.words[at]),
+        )
+        for answer, at in zip(answers, order, strict=True)
+    ], bound
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Said:
+    """What is written about candidates, (n,) each; `bound` and `last_words` are the most that others can have of it."""
+
+    rows: NDArray[np.int64]
+    over: NDArray[np.float64]
+    texts: NDArray[np.int64]
+    text_scores: NDArray[np.float32]
+    words: NDArray[np.float64]
+    bound: float
+    last_words: float
+
+
+def _said(asked: Asked, vector: NDArray[np.float32], pool: Pool, rows: NDArray[np.int64], depth: int) -> _Said:
+    """Return what is written about these rows, and about others that are found by it."""
+    by_words = pool.with_words(asked.words, depth)
+    last_words = float(by_words.shares.max(initial=0.0)) if len(by_words.rows) == depth else 0.0
+    by_text = np.empty(0, np.int64)
+    bound = 0.0
+    texts = pool.texts if asked.words else None
+    if texts is not None:
+        found = texts.pool.search(vector[None], asked.modality, depth).rows[0]
+        found = found[found >= 0]
+        over = np.maximum(texts.over(found, vector, asked.modality), 0)
+        bound = float(over[-1]) if len(found) == depth else 0.0
+        by_text = texts.pairs.item_of[found[over > 0]]
+    rows = np.unique(np.concatenate([rows, by_words.rows, by_text]))
+    words = np.zeros(len(rows))
+    words[np.searchsorted(rows, by_words.rows)] = by_words.shares
+    best = np.zeros(len(rows))
+    best_text = np.full(len(rows), -1, np.int64)
+    scores = np.zeros(len(rows), np.float32)
+    if texts is not None:
+        of_rows, at = texts.pairs.texts_of(rows)
+        for text, position, one in zip(of_rows, at, texts.over(of_rows, vector, asked.modality), strict=True):
+            if one > best[position]:
+                best[position], best_text[position] = one, text
+        spoken = best_text >= 0
+        scores[spoken] = texts.pool.library.vectors.take(best_text[spoken]) @ vector
+    return _Said(rows, best, best_text, scores, words, bound, last_words)

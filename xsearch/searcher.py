@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -21,16 +21,20 @@ from xsearch.index.plan import SearchSettings
 from xsearch.index.search import search
 from xsearch.index_file import open_index
 from xsearch.library import Library, Manifest
+from xsearch.library.pairs import Pairs
+from xsearch.library.words import NO_WORDS, WordHits, WordIndex, open_words
 from xsearch.moments import Group
 from xsearch.originals import read_original
-from xsearch.query import Picture, Query
+from xsearch.query import Picture, Query, Stored, Term
 from xsearch.ranking.confidence import GOOD_MATCH
 from xsearch.ranking.fusion import Fusion
 from xsearch.ranking.merge import merged_order
-from xsearch.retrieve import Asked, Pool, retrieve
+from xsearch.retrieve import Asked, Pool, Texts, retrieve
 from xsearch.types import Embeddings, Hit, Kind, Modality, item_id
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
     from PIL.Image import Image
 
     from xsearch.index.ivfpq import IvfPq
@@ -41,9 +45,6 @@ DEFAULT_DATA = Path("index_data")
 
 # Kinds whose vectors come from the same tower share a scale; each group is searched and standardized by itself.
 TOWERS = ((Kind.IMAGE, Kind.FRAME), (Kind.TEXT,))
-DISLIKED = 0.5
-"""The weight with which an item that is not liked is left out."""
-
 RERANKED = 50
 """So many of the best hits may change places."""
 
@@ -67,6 +68,23 @@ class Hits(Sequence[Hit]):
     def good_match(self) -> bool:
         """Whether any hit stands out from what the library has for anything at all."""
         return any(hit.confidence is None or hit.confidence >= GOOD_MATCH for hit in self.hits)
+
+    def to_arrow(self) -> "pa.Table":
+        """Return the hits as a table of the columns `notebook.HITS`."""
+        from xsearch.notebook import arrow_table
+
+        return arrow_table(self)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return `to_arrow` for pandas. Raises XSearchError if that is not installed."""
+        from xsearch.notebook import data_frame
+
+        return data_frame(self)
+
+    def _repr_html_(self) -> str:
+        from xsearch.notebook import html  # Jupyter asks for this
+
+        return html(self, good_match=self.good_match)
 
     @overload
     def __getitem__(self, index: int) -> Hit: ...
@@ -101,6 +119,7 @@ class Searcher:
         self._matching = lru_cache(maxsize=8)(self._matching_rows)
         with self._clock.time("load"):
             self.library, self._index = _open(Path(data), on_warning)
+            self._on_warning = on_warning
             self._read = partial(read_original, image_columns=self.library.manifest.image_columns)
             name = model or self.library.manifest.encoder
             self.encoder = encoder or get_encoder(name)
@@ -120,6 +139,7 @@ class Searcher:
         group: str = "moment",
         where: str | None = None,
         fusion: str = "late",
+        words: bool = True,
         rerank: str | None = None,
         more_like: Sequence[str] = (),
         less_like: Sequence[str] = (),
@@ -130,9 +150,11 @@ class Searcher:
         it. `kind` is image, text, frame or any. `group` says what frames of films come back as: each moment once, each
         film once with its best moment, or none of this: every frame. `where` is a condition on metadata, see
         `library.where.matching`. `fusion` says how several terms are combined, see `ranking.fusion.Fusion`. With
-        `rerank` "attention" the best pictures for a text are put in another order by its words and their regions, see
-        `explain.reranked`; scores stay cosines. `more_like` and `less_like` name items by id, or by the path of their
-        file: the first count as one more thing that is wanted, the others as left out, and none of them comes back.
+        `words` an item is also found by the words of a text that stand in its name or in what is written about it, and
+        a picture by the texts that belong to it, see `retrieve`. With `rerank` "attention" the best pictures for a text
+        are put in another order by its words and their regions, see `explain.reranked`; scores stay cosines.
+        `more_like` and `less_like` name items by id, or by the path of their file: they turn the query towards
+        themselves or away, see `ranking.feedback`, and none of them comes back.
 
         Fewer than k hits come back only where fewer items match. Raises QueryError, and Undecodable for a picture that
         cannot be read.
@@ -143,13 +165,13 @@ class Searcher:
         if terms is None and not more_like:
             raise QueryError("a query is a text or an image", remedy='`xsearch query "a cat"` or `--image cat.jpg`')
         if rerank is None:
-            return self._found([terms], k, kind, group, where, fusion, self._judged(more_like, less_like))[0]
+            return self._found([terms], k, kind, group, where, fusion, words, self._judged(more_like, less_like))[0]
         _named(Rerank, rerank, "rerank")
         (wanted, *others) = terms.terms if terms is not None else (None,)
         if wanted is None or more_like or less_like or others or wanted.excluded or not isinstance(wanted.content, str):
             raise QueryError("only the answers to one text can be re-ranked", remedy="leave out --rerank")
         depth = max(k, RERANKED)
-        (hits,) = self._found([terms], depth, kind, group, where, fusion)
+        (hits,) = self._found([terms], depth, kind, group, where, fusion, words)
         return self._reranked(wanted.content, hits, k)
 
     def query_batch(
@@ -161,11 +183,11 @@ class Searcher:
         group: str = "moment",
         where: str | None = None,
         fusion: str = "late",
+        words: bool = True,
     ) -> list[Hits]:
         """Return the answer to each query, with one encode and, where they are of one modality, one search for all."""
-        return self._found(
-            [Query(text=one) if isinstance(one, str) else one for one in queries], k, kind, group, where, fusion
-        )
+        terms = [Query(text=one) if isinstance(one, str) else one for one in queries]
+        return self._found(terms, k, kind, group, where, fusion, words)
 
     def _found(
         self,
@@ -175,6 +197,7 @@ class Searcher:
         group: str,
         where: str | None,
         fusion: str,
+        words: bool,
         judged: "_Judged | None" = None,
     ) -> list[Hits]:
         if k < 1:
@@ -183,11 +206,13 @@ class Searcher:
         grouping, fused = _named(Group, group, "group"), _named(Fusion, fusion, "fusion")
         judged = judged or _Judged()
         clock = _Clock()
+        terms = [term.content for query in queries if query is not None for term in query.terms]
+        named = [content.item_id for content in terms if isinstance(content, Stored)]
+        but = (*judged.rows, *self._rows_of(named))
         with clock.time("encode"):
-            asked = [self._steered(one, judged) for one in self._encoded(queries, fused)]
+            asked = [self._steered(one, judged) for one in self._encoded(queries, fused, words)]
         with clock.time("search"):
-            pools = [self._pool(tower, kinds, where, judged.rows) for tower in TOWERS]
-            shown = [pool for pool in pools if pool is not None]
+            shown = self._shown(kinds, where, but, words and grouping is not Group.NONE)
             hits: list[tuple[Hit, ...]] = [() for _ in asked]
             for modality in Modality:
                 of_one = [q for q, one in enumerate(asked) if one.modality is modality]
@@ -218,8 +243,18 @@ class Searcher:
             standings = [np.array([answer.standing for answer in one[q]], np.float32) for one in found]
             best = [found[pool][q][at] for pool, at in merged_order(standings, k)]
             items = self.library.items(np.array([answer.row for answer in best], np.int64))
+            said = [answer.text_row for answer in best if answer.text_row is not None]
+            texts = iter(self.library.items(np.array(said, np.int64)))
             yield tuple(
-                Hit(rank, answer.score, item, self._read, answer.stretch, answer.confidence)
+                Hit(
+                    rank,
+                    answer.score,
+                    item,
+                    self._read,
+                    answer.stretch,
+                    answer.confidence,
+                    None if answer.text_row is None else next(texts).text,
+                )
                 for rank, (answer, item) in enumerate(zip(best, items, strict=True), 1)
             )
 
@@ -259,45 +294,57 @@ class Searcher:
         return tuple(row for row in rows if row is not None)
 
     def _steered(self, asked: Asked, judged: "_Judged") -> Asked:
-        """Return the query with items that were judged among its terms; those that are liked count as one together."""
+        """Return the query with each of its terms turned towards what was liked, and away from what was not."""
         if not judged.rows:
             return asked
-        vectors = self.library.vectors
-        liked, disliked = (vectors.take(np.array(rows, np.int64)) for rows in (judged.liked, judged.disliked))
-        return replace(
-            asked,
-            wanted=np.concatenate([asked.wanted, liked]),
-            excluded=np.concatenate([asked.excluded, disliked]),
-            weights=(*asked.weights, *(1 / len(liked) for _ in liked)),
-            excluded_weights=(*asked.excluded_weights, *(DISLIKED for _ in disliked)),
-        )
+        from xsearch.ranking.feedback import moved
 
-    def _encoded(self, queries: Sequence[Query | None], fusion: Fusion) -> list[Asked]:
+        liked, disliked = (self._vectors_of(rows) for rows in (judged.liked, judged.disliked))
+        if len(asked.wanted):
+            return replace(asked, wanted=np.stack([moved(term, liked, disliked) for term in asked.wanted]))
+        if len(liked):
+            return replace(asked, wanted=moved(None, liked, disliked)[None], weights=(1.0,))
+        weights = (*asked.excluded_weights, *(1.0 for _ in disliked))
+        return replace(asked, excluded=np.concatenate([asked.excluded, disliked]), excluded_weights=weights)
+
+    def _vectors_of(self, rows: Sequence[int]) -> Embeddings:
+        return self.library.vectors.take(np.array(rows, np.int64))
+
+    def _encoded(self, queries: Sequence[Query | None], fusion: Fusion, words: bool) -> list[Asked]:
         """Encode the terms of all queries, texts in one call and pictures in another."""
         terms = [term for query in queries if query is not None for term in query.terms]
         texts = [term.content for term in terms if isinstance(term.content, str)]
         pictures = [self._pixels(term.content) for term in terms if isinstance(term.content, Picture)]
         none = np.empty((0, self.encoder.spec.dim), np.float32)
+        stored = [term.content.item_id for term in terms if isinstance(term.content, Stored)]
+        stored_rows = self._rows_of(stored)
+        is_text = self.library.of_kinds([Kind.TEXT])
+        of_library = iter(zip(self._vectors_of(stored_rows), is_text[list(stored_rows)], strict=True))
         of_texts = iter(self.encoder.encode_texts(texts) if texts else none)
         of_pictures = iter(self.encoder.encode_images(pictures) if pictures else none)
         asked = []
         for query in queries:
-            wanted: list[NDArray[np.float32]] = []
-            excluded: list[NDArray[np.float32]] = []
+            vectors: dict[bool, list[NDArray[np.float32]]] = {False: [], True: []}
+            by_text: dict[bool, bool] = {False: False, True: False}
             for term in query.terms if query is not None else ():
-                vectors = of_texts if isinstance(term.content, str) else of_pictures
-                (excluded if term.excluded else wanted).append(next(vectors))
+                if isinstance(term.content, Stored):
+                    vector, said = next(of_library)
+                else:
+                    said = isinstance(term.content, str)
+                    vector = next(of_texts if said else of_pictures)
+                vectors[term.excluded].append(vector)
+                by_text[term.excluded] |= bool(said)
             kept, left_out = (query.wanted, query.excluded) if query is not None else ((), ())
             asked.append(
                 Asked(
-                    wanted=np.array(wanted or none),
-                    excluded=np.array(excluded or none),
+                    wanted=np.array(vectors[False] or none),
+                    excluded=np.array(vectors[True] or none),
                     weights=tuple(term.weight for term in kept),
                     excluded_weights=tuple(term.weight for term in left_out),
-                    modality=Modality.TEXT
-                    if any(isinstance(t.content, str) for t in kept or left_out)
-                    else Modality.IMAGE,
+                    modality=Modality.TEXT if by_text[not kept] else Modality.IMAGE,
                     fusion=fusion,
+                    words=" ".join(_texts(kept)) if words else "",
+                    excluded_words=tuple(_texts(left_out)) if words else (),
                 )
             )
         return asked
@@ -317,20 +364,53 @@ class Searcher:
             source = Path(source).expanduser()
         return open_image(source, self.encoder.spec.image_px)
 
-    def _pool(self, tower: Sequence[Kind], kinds: Sequence[Kind], where: str | None, but: Sequence[int]) -> Pool | None:
-        """Return the items of a tower that may be found, None if there are none."""
-        wanted = tuple(kind for kind in tower if kind in kinds)
-        if not wanted:
-            return None
-        whole = self._pools.get(wanted) or self._pools.setdefault(
-            wanted, Pool(self.library, wanted, self._search, self._bank)
+    def _shown(self, kinds: Sequence[Kind], where: str | None, but: Sequence[int], together: bool) -> list[Pool]:
+        """Return the items of each tower that may be found.
+
+        `together`: texts that belong to a picture among them speak for it, in place of being found themselves.
+        """
+        pictures, texts = (tuple(kind for kind in tower if kind in kinds) for tower in TOWERS)
+        allowed = None
+        if where is not None or but:
+            allowed = np.ones(len(self.library), np.bool_) if where is None else self._matching(where).copy()
+            allowed[list(but)] = False
+        pools = []
+        is_of_picture = np.zeros(len(self.library), np.bool_)
+        if pictures:
+            pool = self._pool(pictures, allowed)
+            if together and len(self._pairs):
+                item_of = self._pairs.item_of
+                is_of_picture = (item_of >= 0) & pool.mask[item_of]
+                pool.texts = Texts(self._pool((Kind.TEXT,), is_of_picture), self._pairs)
+            pools.append(pool)
+        if texts:
+            if is_of_picture.any():
+                allowed = ~is_of_picture if allowed is None else allowed & ~is_of_picture
+            pools.append(self._pool(texts, allowed))
+        return [pool for pool in pools if pool.size]
+
+    def _pool(self, kinds: tuple[Kind, ...], allowed: NDArray[np.bool_] | None) -> Pool:
+        whole = self._pools.get(kinds) or self._pools.setdefault(
+            kinds, Pool(self.library, kinds, self._search, self._bank, words=self._with_words)
         )
-        if where is None and not but:
-            return whole if whole.size else None
-        allowed = np.ones(len(self.library), np.bool_) if where is None else self._matching(where).copy()
-        allowed[list(but)] = False
-        pool = Pool(self.library, wanted, self._search, self._bank, allowed, whole)
-        return pool if pool.size else None
+        return Pool(self.library, kinds, self._search, self._bank, allowed, whole, words=self._with_words)
+
+    def _with_words(self, words: str, k: int, allowed: NDArray[np.bool_]) -> WordHits:
+        index = self._words
+        return NO_WORDS if index is None else index.search(words, k, allowed=allowed)
+
+    @cached_property
+    def _words(self) -> WordIndex | None:
+        try:
+            return open_words(self.library)
+        except LibraryDamaged as error:
+            if Manifest.load(self.library.folder).commit == self.library.manifest.commit:
+                self._on_warning(f"{error.message}: nothing is found by its words; {error.remedy}")
+            return None
+
+    @cached_property
+    def _pairs(self) -> Pairs:
+        return Pairs(self.library)
 
     def _matching_rows(self, where: str) -> NDArray[np.bool_]:
         from xsearch.library.where import matching  # DuckDB, which most queries do without
@@ -385,6 +465,10 @@ class _Clock:
         start_s = time.perf_counter()
         yield
         self.took_ms[name] = round((time.perf_counter() - start_s) * 1000, 2)
+
+
+def _texts(terms: Sequence[Term]) -> list[str]:
+    return [term.content for term in terms if isinstance(term.content, str)]
 
 
 def _named(choices: type[_Choice], name: str, noun: str, others: Sequence[str] = ()) -> _Choice:

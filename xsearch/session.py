@@ -251,7 +251,7 @@ def _query(terms: Iterable[Term]) -> Query | None:
 
 
 def _written(term: Term) -> str:
-    return term.content.casefold() if isinstance(term.content, str) else str(term.content.source)
+    return term.content.casefold() if isinstance(term.content, str) else str(term)
 
 
 def _words(text: str) -> str:

@@ -1,13 +1,16 @@
 """What is there, what is known, and so what is to be done: the plan of an index run."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
+
 from xsearch.errors import SourceError
-from xsearch.library import FileState
+from xsearch.library import FileState, Library
 from xsearch.media import images, texts, video
 from xsearch.sources import tables
 from xsearch.sources.containers import COCO_PREFIX, HUB_PREFIX, holds_samples, open_samples
@@ -17,6 +20,8 @@ from xsearch.types import Item, Kind, Skipped, item_id
 
 # Reasons that say nothing about whether a file is still there: what is known of it, and of all below it, is kept.
 MAY_PASS = frozenset({"unreadable folder", "unreadable file", "unreadable table", "broken link"})
+
+_OCR_PART = re.compile(r"(?:.* )?ocr \d+", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,17 @@ class ContainerWork:
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """Rows of pictures in which text is to be looked for: those that are files, and those inside each container."""
+
+    files: tuple[int, ...] = ()
+    containers: tuple[tuple[SampleSource, tuple[int, ...]], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.files) + sum(len(rows) for _, rows in self.containers)
+
+
+@dataclass(frozen=True, slots=True)
 class RunPlan:
     """`seen` counts what is to be accounted for, the samples of `containers` excepted, which are not counted yet.
 
@@ -89,6 +105,7 @@ class RunPlan:
     containers: tuple[ContainerWork, ...]
     unchanged: int
     vanished: tuple[FileState, ...]
+    unread: Unread = Unread()
 
 
 def survey(
@@ -165,6 +182,50 @@ def plan_run(
             containers.append(ContainerWork(source, signature, states))
     vanished = tuple(_vanished(found, known))
     return RunPlan(seen, tuple(work), tuple(new_captions), tuple(containers), unchanged, vanished)
+
+
+def plan_reading(found: Survey, library: Library, blank: Container[str]) -> RunPlan:
+    """Plan to look for text in those pictures of the library that are at the sources and were not read. Reads no file.
+
+    `blank` are the content hashes of pictures that were read and hold no text.
+    """
+    names = ("root", "path", "id", "content_hash")
+    roots, paths, ids, hashes = (library.column(name).to_pylist() for name in names)
+    pairs = library.column("pair").to_pylist()
+    known = {pairs[row] for row in ocr_rows(library)}
+    files: list[int] = []
+    inside: dict[Path, list[int]] = {}
+    for row in np.flatnonzero(library.of_kinds([Kind.IMAGE])).tolist():
+        if ids[row] in known or hashes[row] in blank:
+            continue
+        path = Path(roots[row], paths[row])
+        if path in found.files:
+            files.append(row)
+        elif path in found.containers:
+            inside.setdefault(path, []).append(row)
+    unread = Unread(tuple(files), tuple((found.containers[path], tuple(rows)) for path, rows in inside.items()))
+    return RunPlan(0, (), (), (), 0, (), unread)
+
+
+def ocr_rows(library: Library) -> set[int]:
+    """Return the rows of texts that were read in pictures, dead ones left out."""
+    parts = library.column("part").to_pylist()
+    texts = np.flatnonzero(library.of_kinds([Kind.TEXT])).tolist()
+    return {row for row in texts if _OCR_PART.fullmatch(parts[row])}
+
+
+def ocr_items(picture: Item, passages: Sequence[str]) -> list[Item]:
+    """Return the texts that were read in a picture as items that belong to it: they come, move and go with its file."""
+    parts = [f"{picture.part} ocr {number}".lstrip() for number in range(len(passages))]
+    return [
+        replace(picture, id=item_id(picture.file, part), kind=Kind.TEXT, part=part, pair=picture.id, text=passage)
+        for part, passage in zip(parts, passages, strict=True)
+    ]
+
+
+def is_ocr(item: Item) -> bool:
+    """Whether an item is a text that was read in a picture."""
+    return item.kind is Kind.TEXT and _OCR_PART.fullmatch(item.part) is not None
 
 
 def _signature(source: SampleSource) -> str:

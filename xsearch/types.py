@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +120,7 @@ class Hit:
 
     `confidence`, 0 to 1, is how probably the item shows what was asked; None where nothing was, as by exclusions alone.
     Where a hit is a moment of a film, `item` is its best frame and `stretch` the moment, from and to, in seconds.
+    `said` is the one of a picture's texts that speaks for it, where one does.
     """
 
     rank: int
@@ -128,6 +129,7 @@ class Hit:
     reader: Callable[[Item], bytes] = field(repr=False, compare=False)
     stretch: tuple[float, float] | None = None
     confidence: float | None = None
+    said: str | None = None
 
     @property
     def kind(self) -> Kind:
@@ -161,4 +163,21 @@ class Hit:
 
     @property
     def text(self) -> str | None:
-        return self.item.text
+        """What is said: the text itself, or of a picture what `said` is."""
+        return self.said if self.item.text is None else self.item.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the hit as JSON tells it: in `xsearch query --json`, over HTTP and to agents."""
+        return {
+            "rank": self.rank,
+            "score": round(self.score, 6),
+            "confidence": None if self.confidence is None else round(self.confidence, 4),
+            "kind": self.kind.value,
+            "path": self.path,
+            "item_id": self.item_id,
+            "t_start_s": self.t_start_s,
+            "t_end_s": self.t_end_s,
+            "text": self.text,
+            "width": self.item.width,
+            "height": self.item.height,
+        }

@@ -7,12 +7,15 @@ import typer
 
 from xsearch import __version__
 from xsearch.cli.chat import chat_command
+from xsearch.cli.cluster import cluster_command
 from xsearch.cli.exchange import export_command, import_command
 from xsearch.cli.explain import explain_command
 from xsearch.cli.index import index_command
 from xsearch.cli.library import forget_command, models_command, stats_command, verify_command
+from xsearch.cli.mcp import mcp_command
 from xsearch.cli.query import query_command
 from xsearch.cli.summarize import summarize_command
+from xsearch.cli.tag import tag_command
 from xsearch.cli.watch import watch_command
 from xsearch.errors import XSearchError
 
@@ -23,12 +26,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "chat": chat_command,
     "explain": explain_command,
     "summarize": summarize_command,
+    "tag": tag_command,
+    "cluster": cluster_command,
     "stats": stats_command,
     "verify": verify_command,
     "forget": forget_command,
     "models": models_command,
     "export": export_command,
     "import": import_command,
+    "mcp": mcp_command,
 }
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ import typer
 
 from xsearch.cli.options import DEFAULT_DATA, Data, Model
 from xsearch.cli.output import print_json, say, warn
-from xsearch.cli.query import print_hits, record
+from xsearch.cli.query import print_hits
 
 if TYPE_CHECKING:
     from xsearch.session import Session
@@ -71,7 +71,7 @@ def _answer(session: "Session", said: str, *, json: bool) -> None:
     turn = session.say(said)
     if json:
         told = {"said": said, "understood": turn.understood, "reply": turn.reply, "state": turn.state.to_json()}
-        print_json(told | {"good_match": turn.good_match, "hits": [record(hit) for hit in turn.hits]})
+        print_json(told | {"good_match": turn.good_match, "hits": [hit.to_dict() for hit in turn.hits]})
         return
     say(turn.reply)
     if turn.hits and not turn.good_match:

@@ -19,18 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xsearch.explain import Explanation
-    from xsearch.types import RGBImage
 
 PAGE_PX = 1024
 TILE_PX = 320
 TILES_A_ROW = 4
-
-OPACITY = 0.8
-LEAST_PEAK = 0.05
-"""A map is drawn relative to its hottest region, so that one can see it, but below this heat it fades."""
-
-# matplotlib's perceptually uniform map inferno, at quarters.
-_COLOURS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 
 BLUR = 0.4
 """Standard deviation in regions: enough to hide their squares, too little to move a hot one."""
@@ -113,6 +105,7 @@ def _record(found: "Explanation") -> dict[str, Any]:
 
 
 def _rendered(found: "Explanation", picture: Path, suffix: str) -> bytes:
+    from xsearch.heatmap import heated
     from xsearch.media.images import open_image, picture_grid, thumbnail
 
     if suffix == ".json":
@@ -122,21 +115,6 @@ def _rendered(found: "Explanation", picture: Path, suffix: str) -> bytes:
     pixels = open_image(thumbnail(picture.read_bytes(), TILE_PX), TILE_PX)
     tiles = [heated(pixels, found, heat) for heat in _maps(found)]
     return picture_grid(tiles, [(name, f"{score}, heat {peak}") for name, score, peak in _rows(found)], TILES_A_ROW)
-
-
-def heated(pixels: "RGBImage", found: "Explanation", heat: "NDArray[np.float64]") -> "RGBImage":
-    """Return a picture of any size under a map (regions,), smooth between the middles of regions.
-
-    What the encoder did not see stays as it is.
-    """
-    import numpy as np
-
-    rows, columns = found.grid
-    down = _spread(rows, found.frame.top, found.frame.height, pixels.shape[0])
-    across = _spread(columns, found.frame.left, found.frame.width, pixels.shape[1])
-    strength = down @ _strength(heat).reshape(rows, columns) @ across.T
-    cover = OPACITY * strength[:, :, None]
-    return np.round((1 - cover) * pixels + cover * _colours(strength)).astype(np.uint8)
 
 
 def explanation_page(found: "Explanation", jpeg: bytes) -> str:
@@ -170,13 +148,15 @@ def _button(at: int, name: str, score: str) -> str:
 
 def _layer(at: int, found: "Explanation", heat: "NDArray[np.float64]") -> str:
     """Return a map as one square a region, blurred to be smooth, where the encoder saw the picture."""
+    from xsearch.heatmap import OPACITY, colours, strength
+
     rows, columns = found.grid
     box = {name: f"{100 * share:.3f}%" for name, share in asdict(found.frame).items()}
-    strength = _strength(heat)
+    shares = strength(heat)
     squares = [
         f'<path d="M{region % columns} {region // columns}h1v1h-1z" fill="rgb({red:.0f} {green:.0f} {blue:.0f})"'
         f' fill-opacity="{OPACITY * share:.3f}"/>'
-        for region, (share, (red, green, blue)) in enumerate(zip(strength, _colours(strength), strict=True))
+        for region, (share, (red, green, blue)) in enumerate(zip(shares, colours(shares), strict=True))
     ]
     return (
         f'<svg id="map{at}" style="{"; ".join(f"{name}: {value}" for name, value in box.items())}"'
@@ -185,27 +165,3 @@ def _layer(at: int, found: "Explanation", heat: "NDArray[np.float64]") -> str:
         f' color-interpolation-filters="sRGB"><feGaussianBlur stdDeviation="{BLUR}"/></filter>'
         f'<g filter="url(#smooth{at})">{"".join(squares)}</g></svg>'
     )
-
-
-def _spread(n: int, start: float, share: float, n_px: int) -> "NDArray[np.float64]":
-    """Return (n_px, n) weights of linear interpolation of n cells over `share` of a side from `start`; 0 beyond."""
-    import numpy as np
-
-    at = ((np.arange(n_px) + 0.5) / n_px - start) / share * n - 0.5
-    inside = (at >= -0.5) & (at <= n - 0.5)
-    near: NDArray[np.float64] = np.maximum(0, 1 - abs(at.clip(0, n - 1)[:, None] - np.arange(n)))
-    return near * inside[:, None]
-
-
-def _strength(heat: "NDArray[np.float64]") -> "NDArray[np.float64]":
-    """Return a map as it is drawn, 0 to 1."""
-    strength: NDArray[np.float64] = heat / max(heat.max(), LEAST_PEAK)
-    return strength
-
-
-def _colours(strength: "NDArray[np.float64]") -> "NDArray[np.float64]":
-    """Return (..., 3) from 0 to 255."""
-    import numpy as np
-
-    points = np.linspace(0, 1, len(_COLOURS))
-    return np.stack([np.interp(strength, points, channel) for channel in zip(*_COLOURS, strict=True)], axis=-1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xsearch.cli.options import DEFAULT_DATA, Data, Json, Model
-from xsearch.cli.output import account, clock, print_json, say, shortened, warn
+from xsearch.cli.output import account, clock, counted, print_json, say, shortened, warn
 from xsearch.errors import LibraryNotFound, XSearchError
 from xsearch.index.plan import IndexKind
 
@@ -33,6 +33,7 @@ Fps = Annotated[
 MaxFrames = Annotated[
     int | None, typer.Option("--max-frames", metavar="N", min=1, help="Take at most so many frames of a film.")
 ]
+Ocr = Annotated[bool, typer.Option("--ocr", help="Read the text in pictures, too.")]
 Root = Annotated[Path | None, typer.Option("--root", metavar="FOLDER", help="What paths in a table are relative to.")]
 
 
@@ -55,6 +56,7 @@ def index_command(
     root: Root = None,
     fps: Fps = None,
     max_frames: MaxFrames = None,
+    ocr: Ocr = False,
     json: Json = False,
 ) -> None:
     """Take in what is new or changed, and let go of what is gone.
@@ -63,15 +65,18 @@ def index_command(
     Parquet), tars of samples, Parquet files that hold pictures, COCO captions (coco:FILE) and data sets (hf:NAME or a
     folder).
     Run it again at any time: what is known and unchanged is not read again. Files that cannot be taken are counted
-    with their reasons; `xsearch stats --skipped` names them.
+    with their reasons; `xsearch stats --skipped` names them. With --ocr text is looked for in all pictures, those
+    inside archives included, in which no run has looked yet; later runs without it keep what was found.
     """
     from xsearch.encoders import get_encoder
     from xsearch.index_file import Targets
     from xsearch.indexer import index as run
+    from xsearch.media.ocr import Reader
     from xsearch.pipeline import Sampling
     from xsearch.survey import Layout
 
     encoder = get_encoder(model or model_of(data))
+    reader = Reader() if ocr else None
     wanted = {"text": recall_text, "image": recall_image}
     targets = Targets(**{name: recall for name, recall in wanted.items() if recall is not None})
     with progress_bar() as (on_progress, on_stage):
@@ -81,6 +86,7 @@ def index_command(
             encoder,
             layout=Layout(path_column, image_column, text_column, root),
             sampling=Sampling(fps, max_frames),
+            reader=reader,
             index_kind=index,
             targets=targets if any(wanted.values()) else None,
             on_progress=on_progress,
@@ -112,7 +118,8 @@ def tell(report: "IndexReport", *, json: bool) -> None:
         warn(note)
     if json:
         told = asdict(report) | {"seconds": round(report.seconds, 3)}
-        print_json({name: value for name, value in told.items() if name not in ("items", "notes")})
+        left_out = {"items", "notes"} if report.with_text is not None else {"items", "notes", "with_text"}
+        print_json({name: value for name, value in told.items() if name not in left_out})
     else:
         say(_line(report))
 
@@ -120,10 +127,11 @@ def tell(report: "IndexReport", *, json: bool) -> None:
 def _line(report: "IndexReport") -> str:
     skipped = sum(report.skipped.values())
     reasons = f" ({account(report.skipped)})" if skipped else ""
+    with_text = f" text read in {counted(report.with_text, 'picture')};" if report.with_text is not None else ""
     return (
         f"seen {report.seen:,} = indexed {report.indexed:,} + unchanged {report.unchanged:,} + moved {report.moved:,}"
         f" + skipped {skipped:,}{reasons}; removed {report.removed:,}; {report.items:,} items in the library;"
-        f" {report.seconds:.1f} s"
+        f"{with_text} {report.seconds:.1f} s"
     )
 
 

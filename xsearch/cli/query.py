@@ -5,7 +5,7 @@ import tempfile
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -42,6 +42,9 @@ def query_command(
     near: Annotated[
         str | None, typer.Option("--near", metavar="LAT,LON,KM", help="Only pictures taken within so many km.")
     ] = None,
+    words: Annotated[
+        bool, typer.Option("--words/--no-words", help="Look also for the words: in names, captions and texts.")
+    ] = True,
     fusion: Annotated[
         str, typer.Option("--fusion", metavar="MODE", help="Combine several terms: late, early, rrf or hybrid.")
     ] = "late",
@@ -89,6 +92,7 @@ def query_command(
         group=group,
         where=_condition(where, near),
         fusion=fusion,
+        words=words,
         rerank=rerank,
         more_like=more_like or (),
         less_like=less_like or (),
@@ -103,7 +107,7 @@ def query_command(
             warn("no browser could be started; open the file yourself")
     if json:
         told = {"text": typed, "image": None if image is None else str(image), "k": k, "kind": kind}
-        found = {"good_match": hits.good_match, "hits": [record(hit) for hit in hits]}
+        found = {"good_match": hits.good_match, "hits": [hit.to_dict() for hit in hits]}
         print_json({"query": told, "took_ms": dict(hits.took_ms)} | found)
     elif hits.good_match or all_ or not hits:
         print_hits(hits)
@@ -121,21 +125,6 @@ def _condition(where: str | None, near: str | None) -> str | None:
 
     # The bracket on a line of its own: a condition may end in a comment.
     return Near.parse(near).where if where is None else f"({where}\n) AND {Near.parse(near).where}"
-
-
-def record(hit: "Hit") -> dict[str, Any]:
-    """Return a hit as JSON tells it."""
-    return {
-        "rank": hit.rank,
-        "score": round(hit.score, 6),
-        "confidence": None if hit.confidence is None else round(hit.confidence, 4),
-        "kind": hit.kind.value,
-        "path": hit.path,
-        "item_id": hit.item_id,
-        "t_start_s": hit.t_start_s,
-        "t_end_s": hit.t_end_s,
-        "text": hit.text,
-    }
 
 
 def print_hits(hits: Sequence["Hit"]) -> None:

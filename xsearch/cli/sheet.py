@@ -1,4 +1,4 @@
-"""A contact sheet: hits, or the frames of a film, as one HTML page that needs nothing beside it."""
+"""A contact sheet: hits, clusters, or the frames of a film, as one HTML page that needs nothing beside it."""
 
 import base64
 from collections.abc import Iterable
@@ -6,12 +6,13 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsearch.cli.output import clock, short, shortened
+from xsearch.cli.output import clock, counted, short, shortened
 from xsearch.errors import SourceError, Undecodable
 from xsearch.media.images import jpeg, thumbnail
 from xsearch.types import Hit, Kind, RGBImage
 
 if TYPE_CHECKING:
+    from xsearch.cluster import Cluster
     from xsearch.summarize import Board
 
 THUMBNAIL_PX = 320
@@ -20,7 +21,9 @@ _STYLE = """
 :root { color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif; }
 body { margin: 2rem; background: light-dark(#fafafa, #161616); color: light-dark(#222, #ddd); }
 h1 { font-size: 1.3rem; font-weight: 600; }
-main { display: flex; flex-wrap: wrap; gap: 14px; }
+h2 { font-size: 1rem; font-weight: 600; margin: 1.6rem 0 .5rem; }
+h2 small { font-weight: 400; opacity: .7; }
+main, section { display: flex; flex-wrap: wrap; gap: 14px; }
 figure { margin: 0; flex: 1 1 auto; max-width: 480px; display: flex; flex-direction: column; }
 figure img { height: 220px; width: 100%; object-fit: cover; border-radius: 6px; background: #8884; }
 figure p { height: 200px; margin: 0; padding: 10px; overflow: auto; width: 300px; border-radius: 6px;
@@ -34,7 +37,18 @@ b { font-variant-numeric: tabular-nums; }
 
 def contact_sheet(title: str, hits: Iterable[Hit]) -> str:
     """Return the page: pictures small, upright and in the file itself, each a link to its original."""
-    return _page(title, [_hit(hit) for hit in hits])
+    return _page(title, _grid("main", [_hit(hit) for hit in hits]))
+
+
+def cluster_sheet(title: str, found: "Iterable[Cluster]") -> str:
+    """Return the page of clusters: each with its title, its size and its most central items."""
+    parts = []
+    for cluster in found:
+        name = f"{shortened(cluster.title)}{'' if cluster.fits else '?'}"
+        size = f"{counted(cluster.size, 'item')}, {cluster.share:.0%} probably show that"
+        parts.append(f"<h2>{escape(name)} <small>{size}</small></h2>")
+        parts.append(_grid("section", [_hit(hit) for hit in cluster.hits]))
+    return _page(title, "\n".join(parts))
 
 
 def film_sheet(board: "Board", pictures: Iterable[RGBImage]) -> str:
@@ -46,16 +60,20 @@ def film_sheet(board: "Board", pictures: Iterable[RGBImage]) -> str:
         caption = f"<b>{clock(frame.t_s)}</b> · shot {frame.shot} · {frame.weight:.0%}<br>{escape(shortened(title))}"
         link = f"{film}#t={frame.t_s:.3f}"  # https://www.w3.org/TR/media-frags/
         figures.append(_figure(link, title, _image(jpeg(pixels), title or clock(frame.t_s)), caption))
-    return _page(f"{board.film.name} · {clock(board.duration_s)}", figures)
+    return _page(f"{board.film.name} · {clock(board.duration_s)}", _grid("main", figures))
 
 
-def _page(title: str, figures: Iterable[str]) -> str:
-    shown = "\n".join(figures)
+def _page(title: str, body: str) -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{escape(title)} · xsearch</title>\n'
         f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style>\n'
-        f"<h1>{escape(title)}</h1>\n<main>\n{shown}\n</main>\n</html>\n"
+        f"<h1>{escape(title)}</h1>\n{body}\n</html>\n"
     )
+
+
+def _grid(tag: str, figures: Iterable[str]) -> str:
+    shown = "\n".join(figures)
+    return f"<{tag}>\n{shown}\n</{tag}>"
 
 
 def _figure(link: str, title: str, content: str, caption: str) -> str:

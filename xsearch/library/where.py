@@ -17,8 +17,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from xsearch.errors import QueryError
+from xsearch.labels import Labels
 from xsearch.library.library import Library
 from xsearch.library.shards import METADATA
+from xsearch.library.tags import COLUMN, read_labels, tags_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,7 +30,7 @@ EXAMPLE = "taken_at >= '2023-06-01' AND camera LIKE '%Pixel%'"
 _FILE = "CASE WHEN path = '' THEN root ELSE concat(rtrim(root, '/'), '/', path) END"
 _AS_STORED = (
     *("id", "kind", "root", "part", "pair", "bytes", "text", "width", "height"),
-    *("camera", "gps_lat", "gps_lon", "t_start_s", "t_end_s"),
+    *("camera", "gps_lat", "gps_lon", "t_start_s", "t_end_s", COLUMN.name),
 )
 COLUMNS = {name: (name, (name,)) for name in _AS_STORED} | {
     "path": (
@@ -36,14 +38,15 @@ COLUMNS = {name: (name, (name,)) for name in _AS_STORED} | {
         ("root", "path", "kind", "part"),
     ),
     "name": (f"split_part({_FILE}, '/', -1)", ("root", "path")),
-    # The local time alone: a cast would move a time with an offset to UTC.
-    "taken_at": ("TRY_CAST(left(taken_at, 19) AS TIMESTAMP)", ("taken_at",)),
+    # The cast passes over an offset from UTC: local time stays.
+    "taken_at": ("TRY_CAST(taken_at AS TIMESTAMP)", ("taken_at",)),
     "mtime": ("CAST(make_timestamptz(mtime_ns // 1000) AS TIMESTAMP)", ("mtime_ns",)),
 }
 """What a condition may name: the SQL of each, and the columns of the shards that it is made of."""
 
 FUNCTIONS = (
     *("near", "lower", "upper", "length", "contains", "starts_with", "ends_with", "abs", "round", "least", "greatest"),
+    "list_contains",
     *("year", "month", "day", "hour", "minute", "dayofweek", "date_part", "date_trunc", "today", "now"),
 )
 """None of these makes a long text of a short one or takes more than linear time: regular expressions would."""
@@ -127,6 +130,7 @@ def matching(library: Library, where: str) -> NDArray[np.bool_]:
     - text, width, height, t_start_s, t_end_s (seconds in a film)
     - taken_at (the camera's local time), mtime (local time); both compare with '2023-06-01' and '2023-06-01 12:30'
     - camera, gps_lat, gps_lon (degrees)
+    - tags (the labels of `xsearch tag`): 'dog' IN tags; length(tags) = 0 where none of them fits
 
     It may use comparisons, AND, OR, NOT, BETWEEN, IN, IS NULL, LIKE, ILIKE, CASE, CAST to plain types, arithmetic,
     INTERVAL, and `FUNCTIONS`. near(lat, lon, km) holds within so many kilometres on the great circle, and never for an
@@ -160,8 +164,9 @@ def _prepared(connection: "duckdb.DuckDBPyConnection", where: str) -> list[str]:
     """Make the view `items` that the condition asks, over a table `stored`; return the columns which that must have."""
     used = _columns(_syntax_tree(connection, where))
     stored = sorted({name for column in used for name in COLUMNS[column][1]})
+    schema = METADATA.append(COLUMN)
     connection.execute(_NEAR)
-    connection.register("stored", _numbered(pa.Table.from_batches([], METADATA).select(stored), 0))
+    connection.register("stored", _numbered(pa.Table.from_batches([], schema).select(stored), 0))
     items = ", ".join(["row", *(f"{COLUMNS[column][0]} AS {column}" for column in used)])
     connection.execute(f"CREATE TEMP VIEW items AS SELECT {items} FROM stored")
     ((_, kind, *_),) = connection.execute(f"SELECT ({where}\n) FROM items").description
@@ -243,13 +248,26 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 def _tables(library: Library, names: list[str]) -> Iterator[pa.Table]:
     """Yield these columns of all rows, dead ones included, with their numbers as `row`, BATCH_ROWS at most at once."""
+    labels = _labels(library) if COLUMN.name in names else None
+    stored = [name for name in names if name != COLUMN.name]
     first = 0
     for shard in library._shards:
+        start, tags = first, tags_of(library, shard, labels) if labels is not None else None
         with shard._reading():
             reader = shard._parquet_file(metadata=shard._file.metadata)
-            for batch in reader.iter_batches(BATCH_ROWS, columns=names, use_threads=False):
-                yield _numbered(pa.Table.from_batches([batch]), first)
+            for batch in reader.iter_batches(BATCH_ROWS, columns=stored, use_threads=False):
+                table = _numbered(pa.Table.from_batches([batch]), first)
+                if tags is not None:
+                    table = table.append_column(COLUMN, tags[COLUMN.name].slice(first - start, len(batch)))
+                yield table
                 first += len(batch)
+
+
+def _labels(library: Library) -> Labels:
+    labels = read_labels(library)
+    if labels is None:
+        raise QueryError("the library has no tags", remedy="give it some: `xsearch tag --labels FILE`")
+    return labels
 
 
 def _numbered(table: pa.Table, first: int) -> pa.Table:

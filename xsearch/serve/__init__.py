@@ -1,0 +1,1 @@
+"""`xsearch serve`: a page and an HTTP API over one library."""
