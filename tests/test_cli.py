@@ -36,7 +36,8 @@ HOSTILE = ("<script>alert(1)<&script>.jpg", "\x1b[31mred\x1b[0m\nnew line.jpg", 
 
 INDEX_KEYS = ["seen", "indexed", "unchanged", "moved", "removed", "skipped", "seconds"]
 N_MANY = 150
-HIT_KEYS = ["rank", "score", "confidence", "kind", "path", "item_id", "t_start_s", "t_end_s", "text"]
+HIT_KEYS = ["rank", "score", "confidence", "kind", "path", "item_id"]
+HIT_KEYS += ["t_start_s", "t_end_s", "text", "width", "height"]
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +93,14 @@ def test_help_names_every_command_and_its_options(run_xsearch: RunXsearch) -> No
         "index",
         "watch",
         "query",
+        "similar",
+        "serve",
         "chat",
         "explain",
         "summarize",
         "tag",
         "cluster",
+        "duplicates",
         "stats",
         "verify",
         "forget",
@@ -110,7 +114,7 @@ def test_help_names_every_command_and_its_options(run_xsearch: RunXsearch) -> No
     for command in commands:
         page = run_xsearch(command, "-h")
         assert page.returncode == 0
-        assert ("--json" in page.stdout) == (command != "mcp")
+        assert ("--json" in page.stdout) == (command not in ("serve", "mcp"))
         assert ("--data FOLDER" in page.stdout) == (command != "models")
         assert max(map(len, page.stdout.splitlines())) <= 80
         assert "..." not in overview.stdout.partition(f"  {command} ")[2].splitlines()[0]  # no summary is cut short
@@ -161,9 +165,10 @@ def test_query_prints_a_table(home: Path, run_xsearch: RunXsearch) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     header, *lines = done.stdout.splitlines()
     assert header == "rank  score  sure  path"
+    assert lines[0].endswith("  pics/lion.jpg")
+    assert lines.pop(1) == f"{'':19}a lion with a mane"  # why it stands there
     assert len(lines) == 3
     assert all(re.fullmatch(r"   [123]  0\.\d{3}  +\d+%  pics/\S.*", line) for line in lines)
-    assert lines[0].endswith("  pics/lion.jpg")
 
 
 def test_where_nothing_stands_out_that_is_said(home: Path, run_xsearch: RunXsearch) -> None:
@@ -215,6 +220,8 @@ def test_query_json_is_one_object(home: Path, run_xsearch: RunXsearch) -> None:
         "t_start_s": None,
         "t_end_s": None,
         "text": "a lion with a mane",
+        "width": None,
+        "height": None,
     }
     assert re.fullmatch(r"[0-9a-f]{16}", caption["item_id"])
     assert -1 <= caption["score"] <= 1
@@ -520,7 +527,7 @@ def test_a_picture_whose_name_is_not_utf8_is_a_query(home: Path, tmp_path: Path)
 def test_what_is_printed_has_no_control_characters_and_one_line_an_item(home: Path, run_xsearch: RunXsearch) -> None:
     done = run_xsearch("query", "a lion", "-k", "9", "--kind", "image", cwd=home)
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout)
-    assert len(done.stdout.splitlines()) == 1 + 7
+    assert len(done.stdout.splitlines()) == 1 + 7 + 1  # a picture has a caption
     assert r"pics/\x1b[31mred\x1b[0m\nnew line.jpg" in done.stdout
     assert 'pics/" onerror="x 🐈.jpg' in done.stdout
     told = run_xsearch("stats", "--skipped", cwd=home)
@@ -532,7 +539,7 @@ def test_output_in_other_encodings(home: Path, run_xsearch: RunXsearch) -> None:
     table = run_xsearch("query", "a lion", "-k", "9", "--kind", "image", cwd=home, env=env)
     assert table.returncode == 0
     assert r'pics/" onerror="x \U0001f408.jpg' in table.stdout
-    hits = only_json(run_xsearch("query", "a lion", "-k", "9", "--json", cwd=home, env=env))["hits"]
+    hits = only_json(run_xsearch("query", "a lion", "-k", "9", "--group", "none", "--json", cwd=home, env=env))["hits"]
     assert str(home / "pics" / HOSTILE[2]) in [hit["path"] for hit in hits]
 
 
@@ -568,7 +575,9 @@ class _Page(HTMLParser):
 
 def test_a_contact_sheet_shows_its_hits_and_runs_nothing(home: Path, run_xsearch: RunXsearch, tmp_path: Path) -> None:
     text = "</title><script>alert(1)</script> a lion"
-    done = run_xsearch("query", text, "-k", "9", "--sheet", tmp_path / "sheet.html", "--json", cwd=home)
+    done = run_xsearch(
+        "query", text, "-k", "9", "--group", "none", "--sheet", tmp_path / "sheet.html", "--json", cwd=home
+    )
     assert done.returncode == 0
     assert done.stderr == f"xsearch: the contact sheet is {tmp_path}/sheet.html\n"
     hits = only_json(done)["hits"]

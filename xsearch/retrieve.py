@@ -42,7 +42,8 @@ WORDS_POWER = 3
 """A half of the words says much less than half of what all of them say."""
 ALL_WORDS = 0.999
 SURE_BY_WORDS = 0.9
-"""How sure an item with all words of the query is to be what is meant, at least."""
+"""How sure an item with all words of the query is to be what is meant, at least: .90 of 4,708 captions with all words
+of a concept are of pictures of which another caption names it (`benchmarks/words.py`)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,7 @@ from xsearch.cli.index import (
     Fps,
     ImageColumn,
     MaxFrames,
+    Ocr,
     PathColumn,
     Root,
     Sources,
@@ -36,6 +37,7 @@ def watch_command(
     root: Root = None,
     fps: Fps = None,
     max_frames: MaxFrames = None,
+    ocr: Ocr = False,
     json: Json = False,
 ) -> None:
     """Keep a library up to date as files come and go.
@@ -46,6 +48,7 @@ def watch_command(
     """
     from xsearch.encoders import get_encoder
     from xsearch.indexer import index
+    from xsearch.media.ocr import Reader
     from xsearch.pipeline import Sampling
     from xsearch.survey import Layout
     from xsearch.watcher import watch
@@ -57,6 +60,7 @@ def watch_command(
         get_encoder(model or model_of(data)),
         layout=Layout(path_column, image_column, text_column, root),
         sampling=Sampling(fps, max_frames),
+        reader=Reader() if ocr else None,
     )
     trouble: tuple[dict[str, int], tuple[str, ...]] | None = None
 
