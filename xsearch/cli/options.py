@@ -18,4 +18,18 @@ Model = Annotated[
         help="The encoder; `xsearch models` lists them.",
     ),
 ]
+HowMany = Annotated[int, typer.Option("-k", metavar="N", min=1, max=100_000, help="How many hits.")]
+OfKind = Annotated[str, typer.Option("--kind", metavar="KIND", help="What to find: image, text, frame or any.")]
+Grouped = Annotated[str, typer.Option("--group", metavar="GROUP", help="Show frames of films as moment, film or none.")]
+Where = Annotated[
+    str | None, typer.Option("--where", metavar="SQL", help='Only items that meet a condition, as "width > 2000".')
+]
+Near = Annotated[
+    str | None, typer.Option("--near", metavar="LAT,LON,KM", help="Only pictures taken within so many km.")
+]
+Open = Annotated[bool, typer.Option("--open", help="Show the hits as a contact sheet in the browser.")]
+Sheet = Annotated[
+    Path | None,
+    typer.Option("--sheet", metavar="FILE", show_default=False, help="Write the contact sheet to this HTML file."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -3,16 +3,29 @@
 import os
 import tempfile
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xsearch.cli.options import DEFAULT_DATA, Data, Json, Model
+from xsearch.cli.options import (
+    DEFAULT_DATA,
+    Data,
+    Grouped,
+    HowMany,
+    Json,
+    Model,
+    Near,
+    OfKind,
+    Open,
+    Sheet,
+    Where,
+)
 from xsearch.cli.output import clock, print_json, say, short, shortened, warn
 
 if TYPE_CHECKING:
+    from xsearch.searcher import Hits
     from xsearch.types import Hit
 
 NOTHING_FOUND = 1
@@ -29,19 +42,11 @@ def query_command(
             "--image", metavar="FILE", show_default=False, help="A picture to find the like of, or texts for."
         ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", metavar="N", min=1, max=100_000, help="How many hits.")] = 10,
-    kind: Annotated[
-        str, typer.Option("--kind", metavar="KIND", help="What to find: image, text, frame or any.")
-    ] = "any",
-    group: Annotated[
-        str, typer.Option("--group", metavar="GROUP", help="Show frames of films as moment, film or none.")
-    ] = "moment",
-    where: Annotated[
-        str | None, typer.Option("--where", metavar="SQL", help='Only items that meet a condition, as "width > 2000".')
-    ] = None,
-    near: Annotated[
-        str | None, typer.Option("--near", metavar="LAT,LON,KM", help="Only pictures taken within so many km.")
-    ] = None,
+    k: HowMany = 10,
+    kind: OfKind = "any",
+    group: Grouped = "moment",
+    where: Where = None,
+    near: Near = None,
     words: Annotated[
         bool, typer.Option("--words/--no-words", help="Look also for the words: in names, captions and texts.")
     ] = True,
@@ -60,11 +65,8 @@ def query_command(
     all_: Annotated[bool, typer.Option("--all", help="List the nearest also where there is no good match.")] = False,
     data: Data = DEFAULT_DATA,
     model: Model = None,
-    open_: Annotated[bool, typer.Option("--open", help="Show the hits as a contact sheet in the browser.")] = False,
-    sheet: Annotated[
-        Path | None,
-        typer.Option("--sheet", metavar="FILE", show_default=False, help="Write the contact sheet to this HTML file."),
-    ] = None,
+    open_: Open = False,
+    sheet: Sheet = None,
     json: Json = False,
 ) -> None:
     """Find the items nearest to words, pictures, or both.
@@ -90,23 +92,33 @@ def query_command(
         k=k,
         kind=kind,
         group=group,
-        where=_condition(where, near),
+        where=condition(where, near),
         fusion=fusion,
         words=words,
         rerank=rerank,
         more_like=more_like or (),
         less_like=less_like or (),
     )
+    told = {"text": typed, "image": None if image is None else str(image), "k": k, "kind": kind}
+    show(hits, told, title=typed or str(image), all_=all_, open_=open_, sheet=sheet, json=json)
+
+
+def show(
+    hits: "Hits", told: Mapping[str, Any], *, title: str, all_: bool, open_: bool, sheet: Path | None, json: bool
+) -> None:
+    """Print the answer to a query, as JSON beside what was asked, and write and open its contact sheet.
+
+    Raises typer.Exit where there is nothing to show.
+    """
     if sheet is not None or open_:
         from xsearch.cli.sheet import contact_sheet
 
         page = sheet or Path(tempfile.mkdtemp(prefix="xsearch-"), "hits.html")
-        page.write_text(contact_sheet(typed or str(image), hits), "utf-8", "xmlcharrefreplace")
+        page.write_text(contact_sheet(title, hits), "utf-8", "xmlcharrefreplace")
         warn(f"the contact sheet is {page}")
         if open_ and not webbrowser.open(page.resolve().as_uri()):
             warn("no browser could be started; open the file yourself")
     if json:
-        told = {"text": typed, "image": None if image is None else str(image), "k": k, "kind": kind}
         found = {"good_match": hits.good_match, "hits": [hit.to_dict() for hit in hits]}
         print_json({"query": told, "took_ms": dict(hits.took_ms)} | found)
     elif hits.good_match or all_ or not hits:
@@ -117,7 +129,7 @@ def query_command(
         raise typer.Exit(NOTHING_FOUND)
 
 
-def _condition(where: str | None, near: str | None) -> str | None:
+def condition(where: str | None, near: str | None) -> str | None:
     """Return both conditions as one."""
     if near is None:
         return where

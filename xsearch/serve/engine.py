@@ -1,0 +1,261 @@
+"""Answers from the last commit of a library: opened anew beside the old one when there is a newer, asked in batches."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xsearch.encoders import Encoder
+from xsearch.library import Manifest
+from xsearch.library.manifest import MANIFEST
+from xsearch.moments import Group
+from xsearch.query import Query
+from xsearch.ranking.fusion import Fusion
+from xsearch.searcher import Hits, Rerank, Searcher
+from xsearch.serve.facets import facets
+from xsearch.serve.guard import Limits
+from xsearch.serve.metrics import Metrics
+from xsearch.serve.models import Facets, Refused
+from xsearch.types import Item
+
+LOOK_S = 0.25
+"""The manifest is looked at this often."""
+
+MAX_BATCH = 64
+THREADS = min(8, os.cpu_count() or 1)
+
+_log = logging.getLogger("xsearch.serve")
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How queries are answered, as by `Searcher.query`. Those with equal options are answered together.
+
+    `named` are the items among the terms of the query: none of them is found by the queries of one batch.
+    """
+
+    k: int
+    kind: str = "any"
+    group: Group = Group.MOMENT
+    where: str | None = None
+    fusion: Fusion = Fusion.LATE
+    rerank: Rerank | None = None
+    more_like: tuple[str, ...] = ()
+    less_like: tuple[str, ...] = ()
+    words: bool = True
+    named: frozenset[str] = frozenset()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether `Searcher.query_batch` takes them."""
+        return not (self.rerank or self.more_like or self.less_like)
+
+    def answers(self, searcher: Searcher, queries: Sequence[Query | None]) -> list[Hits]:
+        """Return the answer to each query. Raises as `Searcher.query` does, then for all together."""
+        asked = [query for query in queries if query is not None]
+        if self.is_plain and len(asked) == len(queries):
+            return searcher.query_batch(
+                asked,
+                k=self.k,
+                kind=self.kind,
+                group=self.group,
+                where=self.where,
+                fusion=self.fusion,
+                words=self.words,
+            )
+        return [
+            searcher.query(
+                query,
+                k=self.k,
+                kind=self.kind,
+                group=self.group,
+                where=self.where,
+                fusion=self.fusion,
+                rerank=self.rerank,
+                more_like=self.more_like,
+                less_like=self.less_like,
+                words=self.words,
+            )
+            for query in queries
+        ]
+
+
+class Opened:
+    """One commit of the library, ready to answer."""
+
+    def __init__(self, searcher: Searcher) -> None:
+        self.searcher = searcher
+        self.library = searcher.library
+        self.commit = searcher.library.manifest.commit
+        self.counts = searcher.library.counts()
+
+    def item(self, item_id: str) -> Item:
+        """Return a living item by its id. Raises Refused (404)."""
+        keys, rows = self._rows
+        first = int(np.searchsorted(keys, hash(item_id)))
+        last = int(np.searchsorted(keys, hash(item_id), side="right"))
+        for item in self.library.items(rows[first:last]):
+            if item.id == item_id:
+                return item
+        raise Refused(404, f"the library has no item {item_id}", remedy="take the item_id of a hit")
+
+    @cached_property
+    def facets(self) -> Facets:
+        return facets(self.library)
+
+    @cached_property
+    def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Hashes of the ids of all living items, ascending, and their rows: 16 bytes an item, where a dict has 150."""
+        rows = np.flatnonzero(self.library.alive)
+        ids = self.library.column("id").to_pylist()
+        keys = np.fromiter((hash(ids[row]) for row in rows.tolist()), np.int64, len(rows))
+        order = np.argsort(keys)
+        return keys[order], rows[order]
+
+
+class Engine:
+    """Holds the current commit; of a new one that cannot be opened, `problem` says why, and the old one goes on."""
+
+    def __init__(
+        self, data: Path, *, model: str | None, encoder: Encoder | None, limits: Limits, metrics: Metrics
+    ) -> None:
+        """Open the library. Raises as `Searcher` does."""
+        self.data = data
+        self.problem: str | None = None
+        self._model = model
+        self._limits = limits
+        self._metrics = metrics
+        self._searching = ThreadPoolExecutor(THREADS, "search")
+        self._others = ThreadPoolExecutor(THREADS, "original")
+        self._waiting: dict[Options, list[tuple[Query | None, asyncio.Future[Hits]]]] = {}
+        self._answering: dict[Options, set[asyncio.Task[None]]] = {}
+        self._signature = self._looked()
+        self.current = self._opened(encoder)
+        metrics.opened(self.current.commit, self.current.counts)
+
+    async def search(self, query: Query | None, options: Options) -> Hits:
+        """Return the answer to a query, found together with all others of the same options that wait by then.
+
+        Raises as `Searcher.query` does, and Refused (503) if too many wait or it takes too long.
+        """
+        if sum(map(len, self._waiting.values())) >= self._limits.waiting:
+            raise Refused(503, "too many queries wait for an answer", remedy="ask again in a second")
+        answer: asyncio.Future[Hits] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(options, []).append((query, answer))
+        at_work = self._answering.setdefault(options, set())
+        if len(at_work) < THREADS:
+            task = asyncio.create_task(self._answer(options))
+            at_work.add(task)
+            task.add_done_callback(partial(self._rest, options))
+        return await self._in_time(answer)
+
+    async def run(self, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """Call a function in a thread. Raises what it raises, and Refused (503) if it takes too long."""
+        call = partial(function, *args, **kwargs)
+        return await self._in_time(asyncio.get_running_loop().run_in_executor(self._others, call))
+
+    async def follow(self) -> None:
+        """Warm up, then open each new commit as it comes, until cancelled."""
+        with suppress(Exception):  # the first query will tell
+            await self._in_thread(_warm, self.current)
+        while True:
+            await asyncio.sleep(LOOK_S)
+            signature = await self._in_thread(self._looked)
+            if signature == self._signature:
+                continue
+            self._signature = signature
+            try:
+                opened = await self._in_thread(self._opened, self.current.searcher.encoder)
+                await self._in_thread(_warm, opened)
+            except Exception as error:  # whatever it is, the commit that is open goes on answering
+                self.problem = str(error)
+                self._metrics.failed_reloads.inc()
+            else:
+                self.current, self.problem = opened, None
+                self._metrics.reloads.inc()
+                self._metrics.opened(opened.commit, opened.counts)
+
+    async def _answer(self, options: Options) -> None:
+        """Answer queries of these options, as many at once as wait, until none does."""
+        while waiting := self._waiting.pop(options, None):
+            if later := waiting[MAX_BATCH:]:
+                self._waiting[options] = later
+            # Who asked may have left, or waited too long.
+            batch = [(query, answer) for query, answer in waiting[:MAX_BATCH] if not answer.done()]
+            if not batch:
+                continue
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._searching, self._found, self.current.searcher, options, [query for query, _ in batch]
+            )
+            for (_, answer), one in zip(batch, found, strict=True):
+                if answer.done():
+                    continue
+                if isinstance(one, Hits):
+                    answer.set_result(one)
+                else:
+                    answer.set_exception(one)
+
+    def _rest(self, options: Options, task: asyncio.Task[None]) -> None:
+        self._answering[options].discard(task)
+        if not self._answering[options]:
+            del self._answering[options]
+
+    def _found(
+        self, searcher: Searcher, options: Options, queries: Sequence[Query | None]
+    ) -> Sequence[Hits | Exception]:
+        if len(queries) != 1 and not options.is_plain:
+            return [one for query in queries for one in self._found(searcher, options, [query])]
+        try:
+            found = options.answers(searcher, queries)
+        except Exception as error:
+            if len(queries) == 1:
+                return [error]
+            # One that cannot be answered shall not fail the others.
+            return [one for query in queries for one in self._found(searcher, options, [query])]
+        self._metrics.batch.observe(len(queries))
+        for stage, took_ms in found[0].took_ms.items():
+            if stage != "load":
+                self._metrics.stage_s.labels(stage).inc(took_ms / 1000)
+        return found
+
+    async def _in_time(self, answer: "asyncio.Future[_R]") -> _R:
+        try:
+            return await asyncio.wait_for(answer, self._limits.time_s)
+        except TimeoutError as error:
+            raise Refused(
+                503, f"that takes longer than {self._limits.time_s:.0f} s", remedy="ask for less at once"
+            ) from error
+
+    async def _in_thread(self, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return await asyncio.get_running_loop().run_in_executor(self._others, partial(function, *args, **kwargs))
+
+    def _opened(self, encoder: Encoder | None) -> Opened:
+        """Open the last commit, with an encoder that is open already if the library's vectors are of it."""
+        if encoder is not None and encoder.spec.fingerprint != Manifest.load(self.data).fingerprint:
+            encoder = None
+        return Opened(Searcher(self.data, model=self._model, encoder=encoder, on_warning=_log.warning))
+
+    def _looked(self) -> tuple[int, ...] | None:
+        """Return what changes with every commit, None where there is no manifest."""
+        try:
+            found = (self.data / MANIFEST).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _warm(opened: Opened) -> None:
+    """Load what the first query would wait for: the text tower, the generic texts, samples of the library."""
+    opened.searcher.query("a photograph", k=1)
