@@ -191,8 +191,8 @@ def main() -> None:
     encoder = get_encoder(options.model)
     dev = sorted(options.data_dir.glob("dev-*.parquet"))
     others = [options.data_dir / f"train-{name}.parquet" for name in ("captions", "flickr8k", "classes")]
-    if missing := [str(path) for path in others if not path.exists()] or ([] if dev else ["dev-*.parquet"]):
-        parser.error(f"there is no {missing[0]} in {options.data_dir}")
+    if not dev or not all(path.exists() for path in others):
+        parser.error(f"dev-*.parquet and {', '.join(path.name for path in others)} must be in {options.data_dir}")
     everything = _captioned([*dev, *others[:2]], encoder)
     unseen = everything.first(sum(pq.read_metadata(path).num_rows for path in dev))
     askings = [

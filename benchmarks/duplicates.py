@@ -89,7 +89,7 @@ CHANGES: Sequence[tuple[str, Change, int]] = (
     ("5 % off all sides", cut(0.05, 0.05, 0.05, 0.05), 85),
     ("10 % off one side", cut(0.1, 0, 0, 0), 85),
     ("10 % off a corner", cut(0, 0, 0.1, 0.1), 85),
-    ("2/3 size, 3 % off all sides", lambda picture: smaller(2 / 3)(cut(0.03, 0.03, 0.03, 0.03)(picture)), 50),
+    ("2/3 size, 3 % off all sides, JPEG 50", lambda picture: smaller(2 / 3)(cut(0.03, 0.03, 0.03, 0.03)(picture)), 50),
     ("grey", lambda picture: picture.convert("L").convert("RGB"), 85),
     ("15 % off a corner", cut(0.15, 0.15, 0, 0), 85),
     ("25 % off a corner", cut(0.25, 0.25, 0, 0), 85),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from xsearch.encoders import DEFAULT_MODEL
 
-ON_PICTURES = ("exclusion", "explain", "answerability", "feedback")
+ON_PICTURES = ("exclusion", "feedback", "answerability", "explain", "words")
 ON_MADE_UP_ITEMS = ("filters",)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fakes import SPEC, FakeEncoder, an_item, unit_rows
@@ -93,6 +93,7 @@ def test_a_word_of_a_caption_is_found_at_its_picture(tmp_path: Path) -> None:
     asked=st.sampled_from([*WHAT, "a dog on the beach"]),
     place=st.integers(0, 9),
 )
+@settings(deadline=None, max_examples=40)
 def test_adding_text_never_hides_a_picture(
     tmp_path_factory: pytest.TempPathFactory, bare: Searcher, text: str, seed: int, asked: str, place: int
 ) -> None:

@@ -151,8 +151,10 @@ def test_a_query_whose_asker_has_left_is_not_answered(library: Path) -> None:
     engine = an_engine(library, gate)
 
     async def run() -> None:
-        first = [asyncio.ensure_future(engine.search(Query(text=f"first {n}"), Options(1))) for n in range(THREADS)]
-        await asyncio.sleep(0.05)
+        first = []
+        for n in range(THREADS):
+            first.append(asyncio.ensure_future(engine.search(Query(text=f"first {n}"), Options(1))))
+            await asyncio.sleep(0.05)
         leaving = asyncio.ensure_future(engine.search(Query(text="leaving"), Options(1)))
         await asyncio.sleep(0)
         leaving.cancel()

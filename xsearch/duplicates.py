@@ -28,7 +28,18 @@ if TYPE_CHECKING:
     from xsearch.index.ivfpq import IvfPq
 
 LOOKS_ALIKE = 0.5
-"""TO MEASURE"""
+"""Pictures of at least this cosine are compared by their pixels, so near copies are found where the encoder sees them.
+
+By `benchmarks/duplicates.py`, built-in encoder, 304 photographs with 15 copies of each among 7,090 others:
+
+    cosine at least          .5    .6    .7    .8    .9
+    copies that have it      .98   .94   .89   .81   .67
+    pictures to be read      .97   .78   .40   .12   .01
+
+What is lost are thumbnails: of photographs of 500 px and more all copies at 2/3 of the size are found, .98 of those at
+1/3, .84 of those at 100 px. The threshold is so low because the hash needs no help to tell photographs apart: of 5,077
+copies that are reported there none is wrong.
+"""
 
 NEIGHBOURS = 32
 """Each picture is compared with so many of those that are most like it."""
@@ -95,7 +106,8 @@ def duplicates(
     Two names of one file (links) are no copies, and what is not there any more, or not as it was indexed, is in no
     group. Captions go with their pictures, frames with their films. `on_progress` is told a stage, how many of its
     steps are done, and of how many; `on_warning` when the index cannot be used, which takes longer. Memory grows by
-    about 6 kB with each picture that looks like another. Raises LibraryDamaged.
+    about 12 kB with each picture that looks like another. Each of these is read once; inside a compressed tar, or a
+    Parquet file of large row groups, every such reading takes longer. Raises LibraryDamaged.
     """
     files = _Files(library)
     same = list(_same_bytes(library))
@@ -230,16 +242,17 @@ def _alike(
     of_index = entry.details["settings"][Modality.IMAGE] if entry is not None else None
     settings = SearchSettings(of_index["nprobe"], of_index["depth"]) if of_index is not None else None
     rows = np.flatnonzero(pictures)
-    pairs = [np.empty((0, 2), np.int64)]
+    pairs = [np.empty(0, np.int64)]
     for low in range(0, len(rows), _BLOCK):
         here = rows[low : low + _BLOCK]
         vectors = library.vectors.take(here)
         # + 1: a picture is its own nearest neighbour.
         found = search(library.vectors, index, vectors, NEIGHBOURS + 1, settings=settings, allowed=pictures)
         query, rank = np.nonzero((found.scores >= LOOKS_ALIKE) & (found.rows != here[:, None]))
-        pairs.append(np.sort(np.stack([here[query], found.rows[query, rank]], axis=1), axis=1))
+        a, b = here[query], found.rows[query, rank]
+        pairs.append(np.minimum(a, b) * len(library) + np.maximum(a, b))  # one number a pair: quick to sort
         on_progress("comparing vectors", min(low + _BLOCK, len(rows)), len(rows))
-    return np.unique(np.concatenate(pairs), axis=0)
+    return np.stack(np.divmod(np.unique(np.concatenate(pairs)), max(1, len(library))), axis=1)
 
 
 def _same_photographs(files: _Files, pairs: NDArray[np.int64], on_progress: _OnProgress) -> list[list[int]]:
@@ -320,6 +333,6 @@ def _bursts(library: Library, pictures: NDArray[np.bool_]) -> list[list[int]]:
 
 def _local_time(taken_at: str | None) -> datetime | None:
     try:
-        return datetime.fromisoformat(taken_at[:19]) if taken_at else None
+        return datetime.fromisoformat(taken_at[:19]).replace(tzinfo=None) if taken_at else None
     except ValueError:  # imported from elsewhere
         return None

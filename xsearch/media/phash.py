@@ -24,7 +24,24 @@ MARGINS = (0, 2, 4, 6)
 """Pixels that a window may leave out at each edge: up to a tenth of the width or height on every side."""
 
 SAME_PHOTOGRAPH = 0.14
-"""TO MEASURE"""
+"""Two pictures at most so far from each other are taken as one photograph.
+
+Distances by `benchmarks/duplicates.py`, of 304 photographs and their copies:
+
+                                                          median   of 95 %   most
+    a JPEG of quality 10                                    .02      .05      .10
+    resized to 100 px                                       .03      .06      .09
+    a third brighter                                        .04      .09      .12
+    a tenth cut off at two edges                            .05      .08      .12
+    a twentieth cut off at all edges                        .09      .11      .15
+    turned by 1.5 degrees                                   .10      .15      .18
+    15 % cut off at two edges, mirrored, turned by 90       .37 and more
+
+and of 58,814 pairs of different photographs with a cosine above .6 the least is .15: it is one photograph, cropped, in
+other colours. Then come .16 and .17, of one scene from one place. Frames of a film half a second apart have a median of
+.23, and 7 of 29 are below: what was taken at another second must be told by its time. Two pages of text in one layout
+differ by .24 and more, but pages of one form that are filled in differently may be taken for one.
+"""
 
 LEAST_CONTRAST = 2.0
 """Of less, as a standard deviation of the levels 0..255, the signs are those of noise: blank pages, a covered lens."""

@@ -111,12 +111,14 @@ function ask(isBack) {
   clearTimeout(typing);
   const known = answers.get(key);
   if (known && known === results && !pending) {
+    rest();
     if (results.nearest !== place.nearest) present();
     if (isBack) scrollTo(0, results.scrollY);
     return;
   }
   // Not again what is under way.
   if (pending?.key === key) return;
+  of("found").setAttribute("aria-busy", "true");
   if (known?.hits.length || isBack) search(key, isBack);
   else typing = setTimeout(() => search(key, isBack), box === document.activeElement ? TYPING_MS : 0);
 }
@@ -140,7 +142,12 @@ async function search(key, isBack) {
     status.classList.add("wrong");
   }
   pending = null;
+  rest();
+}
+
+function rest() {
   busy.hidden = true;
+  of("found").setAttribute("aria-busy", "false");
 }
 
 function keep(key, next) {

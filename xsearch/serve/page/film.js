@@ -4,6 +4,9 @@ import { original, thumbnail } from "./api.js";
 import { el } from "./dom.js";
 import { clock, percent, stretch } from "./format.js";
 
+/** Marks are as opaque as a moment is sure, but none is fainter than this. */
+const FAINTEST = 0.3;
+
 /**
  * Return `{ video, line, mark, seek }` for a frame's film: a player that starts at `start_s`, and a time line below it.
  * `mark(moments)` shows the stretches that were found; `onUnplayable()` is told if the browser cannot play it.
@@ -41,7 +44,7 @@ export function player(id, start_s, onUnplayable) {
         });
         mark.style.left = share(moment.t_start_s);
         mark.style.width = share(moment.t_end_s - moment.t_start_s);
-        mark.style.setProperty("--sure", Math.max(0.25, moment.confidence ?? 1));
+        mark.style.setProperty("--sure", Math.max(FAINTEST, moment.confidence ?? 1));
         return mark;
       }),
     );

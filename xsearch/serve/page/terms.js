@@ -70,6 +70,7 @@ export class Terms {
     const said = () => {
       sign.textContent = term.sign === "+" ? "+" : "−";
       sign.setAttribute("aria-label", `${term.sign === "+" ? "like" : "without"} ${name}: change`);
+      row.querySelector("input")?.setAttribute("aria-label", term.sign === "+" ? "And" : "Without");
       row.classList.toggle("without", term.sign === "-");
     };
     sign.addEventListener("click", () => {
@@ -106,7 +107,6 @@ export class Terms {
       size: Math.max(term.text.length, 8),
       spellcheck: "false",
       autocomplete: "off",
-      "aria-label": term.sign === "+" ? "And like" : "Without",
     });
     input.addEventListener("input", () => {
       term.text = input.value;

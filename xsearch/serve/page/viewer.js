@@ -12,6 +12,8 @@ const PREVIEW_PX = 640;
 const LARGE_PX = 2560;
 /** A picture is not drawn larger than so many times its own pixels. */
 const MOST_ENLARGED = 3;
+/** Other moments of a film are marked if they are at least so sure. */
+const LEAST_SURE = 0.05;
 
 const CLOSE = "m6 6 12 12M18 6 6 18";
 const BACK = "m14.5 5-7 7 7 7";
@@ -63,6 +65,7 @@ export class Viewer {
     this.clear();
     Object.assign(this, { shown: id, hit, query, item: null, explained: null });
     if (!this.dialog.open) this.dialog.showModal();
+    this.dialog.focus();
     const { signal } = this.aborting;
     if (hit) this.present(hit);
     try {
@@ -84,6 +87,8 @@ export class Viewer {
   bound(hasBefore, hasAfter) {
     this.back.disabled = !hasBefore;
     this.on.disabled = !hasAfter;
+    // A button that is disabled loses the focus, and the keys with it.
+    if (this.dialog.open && !this.dialog.contains(document.activeElement)) this.dialog.focus();
   }
 
   clear() {
@@ -145,7 +150,7 @@ export class Viewer {
     if (this.hit) this.film.mark([this.hit]);
     if (!this.query) return;
     get(`items/${encodeURIComponent(id)}/moments`, { q: this.query }, this.aborting.signal).then(
-      (moments) => this.film?.mark(moments),
+      (moments) => this.film?.mark(moments.filter(({ item_id: at, confidence }) => at === id || confidence === null || confidence >= LEAST_SURE)),
       () => {}, // the moment itself is marked all the same
     );
   }
