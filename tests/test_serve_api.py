@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -335,6 +336,19 @@ def test_what_is_nowhere_is_a_problem(client: TestClient) -> None:
     refused = client.delete("/api/v1/search")
     problem_of(refused, 405)
     assert "GET" in refused.headers["allow"]
+
+
+def test_the_page_is_served_with_its_parts(client: TestClient) -> None:
+    page = client.get("/", params={"q": "a cat"})
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    scripts = re.findall(r'src="/?([\w/.-]+\.js)"', page.text)
+    assert scripts
+    for script in scripts:
+        part = client.get(f"/{script}")
+        assert part.headers["content-type"] == "text/javascript; charset=utf-8"
+        assert part.headers["cache-control"] == "no-cache"
+        unchanged = client.get(f"/{script}", headers={"If-None-Match": part.headers["etag"]})
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
 
 
 # Thumbnails, over HTTP

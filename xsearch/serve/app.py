@@ -1,6 +1,7 @@
 """The application: the API, the page and the counters behind the guard; and the server that runs it."""
 
 import asyncio
+import mimetypes
 import socket
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -68,6 +69,8 @@ def create_app(
     def _metrics() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
+    # Windows asks its registry, where some program may have said otherwise; browsers run nothing else as a module.
+    mimetypes.add_type("text/javascript", ".js")
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     app.add_exception_handler(XSearchError, _told)
     app.add_exception_handler(RequestValidationError, _told_invalid)

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +31,15 @@ from xsearch.types import Item
 LOOK_S = 0.25
 """The manifest is looked at this often."""
 
+AGAIN_S = 10.0
+"""What could not be opened is tried again so much later."""
+
 MAX_BATCH = 64
 THREADS = min(8, os.cpu_count() or 1)
 
 _log = logging.getLogger("xsearch.serve")
 
+_Waiting: TypeAlias = "tuple[Query | None, asyncio.Future[Hits]]"
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -139,7 +144,7 @@ class Engine:
         self._metrics = metrics
         self._searching = ThreadPoolExecutor(THREADS, "search")
         self._others = ThreadPoolExecutor(THREADS, "original")
-        self._waiting: dict[Options, list[tuple[Query | None, asyncio.Future[Hits]]]] = {}
+        self._waiting: dict[Options, list[_Waiting]] = {}
         self._answering: dict[Options, set[asyncio.Task[None]]] = {}
         self._signature = self._looked()
         self.current = self._opened(encoder)
@@ -156,9 +161,7 @@ class Engine:
         self._waiting.setdefault(options, []).append((query, answer))
         at_work = self._answering.setdefault(options, set())
         if len(at_work) < THREADS:
-            task = asyncio.create_task(self._answer(options))
-            at_work.add(task)
-            task.add_done_callback(partial(self._rest, options))
+            at_work.add(asyncio.create_task(self._answer(options)))
         return await self._in_time(answer)
 
     async def run(self, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -170,12 +173,13 @@ class Engine:
         """Warm up, then open each new commit as it comes, until cancelled."""
         with suppress(Exception):  # the first query will tell
             await self._in_thread(_warm, self.current)
+        again_s = 0.0
         while True:
             await asyncio.sleep(LOOK_S)
             signature = await self._in_thread(self._looked)
-            if signature == self._signature:
+            if signature == self._signature and not (self.problem and time.monotonic() > again_s):
                 continue
-            self._signature = signature
+            self._signature, again_s = signature, time.monotonic() + AGAIN_S
             try:
                 opened = await self._in_thread(self._opened, self.current.searcher.encoder)
                 await self._in_thread(_warm, opened)
@@ -189,28 +193,32 @@ class Engine:
 
     async def _answer(self, options: Options) -> None:
         """Answer queries of these options, as many at once as wait, until none does."""
-        while waiting := self._waiting.pop(options, None):
-            if later := waiting[MAX_BATCH:]:
-                self._waiting[options] = later
-            # Who asked may have left, or waited too long.
-            batch = [(query, answer) for query, answer in waiting[:MAX_BATCH] if not answer.done()]
-            if not batch:
-                continue
-            found = await asyncio.get_running_loop().run_in_executor(
-                self._searching, self._found, self.current.searcher, options, [query for query, _ in batch]
-            )
-            for (_, answer), one in zip(batch, found, strict=True):
-                if answer.done():
-                    continue
-                if isinstance(one, Hits):
-                    answer.set_result(one)
-                else:
-                    answer.set_exception(one)
+        try:
+            while waiting := self._waiting.pop(options, None):
+                if later := waiting[MAX_BATCH:]:
+                    self._waiting[options] = later
+                # Who asked may have left, or waited too long.
+                if batch := [one for one in waiting[:MAX_BATCH] if not one[1].done()]:
+                    await self._answer_batch(options, batch)
+        finally:
+            # Here, not when the task is done: what comes between would wait for it in vain.
+            at_work = self._answering[options]
+            at_work.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            if not at_work:
+                del self._answering[options]
 
-    def _rest(self, options: Options, task: asyncio.Task[None]) -> None:
-        self._answering[options].discard(task)
-        if not self._answering[options]:
-            del self._answering[options]
+    async def _answer_batch(self, options: Options, batch: Sequence[_Waiting]) -> None:
+        queries = [query for query, _ in batch]
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._searching, self._found, self.current.searcher, options, queries
+        )
+        for (_, answer), one in zip(batch, found, strict=True):
+            if answer.done():
+                continue
+            if isinstance(one, Hits):
+                answer.set_result(one)
+            else:
+                answer.set_exception(one)
 
     def _found(
         self, searcher: Searcher, options: Options, queries: Sequence[Query | None]

@@ -87,12 +87,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
         answer = _Answer(send, is_api=scope["path"].startswith(API))
+        request = Request(scope, self._bounded(scope, receive))
         try:
-            refusal = self._refusal(Request(scope)) or await self._unproven(Request(scope, receive))
-            if refusal is not None:
-                await refusal(scope, receive, answer.send)
-            else:
-                await self._app(scope, self._bounded(scope, receive), answer.send)
+            refusal = self._refusal(request) or await self._unproven(request)
+            await (refusal or self._app)(scope, request.receive, answer.send)
+        except HTTPException as error:
+            await answer.send_problem(Problem.of(error.status_code, error.detail))
         except Exception:
             logging.getLogger("xsearch.serve").exception("%s %s failed", scope["method"], scope["path"])
             if not answer.is_begun:

@@ -169,18 +169,14 @@ export class Grid {
     const when = hit.kind === "frame" && hit.t_start_s !== null ? stretch(hit) : "";
     const sure = this.isConfident && hit.confidence >= LEAST_SURE ? percent(hit.confidence) : "";
     const kind = { image: "picture", frame: "film moment", text: "text" }[hit.kind];
-    const said = hit.kind === "text" ? hit.text ?? name : name;
     const link = el(
       "a",
-      {
-        href: this.addressOf(hit),
-        tabindex: at === this.active ? "0" : "-1",
-        "aria-label": [said, kind, when, sure && `${sure} sure`].filter(Boolean).join(", "),
-      },
+      { href: this.addressOf(hit), tabindex: at === this.active ? "0" : "-1" },
       hit.kind === "text" ? el("span", { class: "text" }, hit.text ?? name) : this.picture(hit),
       el("span", { class: "name" }, name),
-      sure && el("span", { class: "sure" }, sure),
+      el("span", { class: "unseen" }, `, ${kind} `),
       when && el("span", { class: "when" }, icon(PLAY), when),
+      sure && el("span", { class: "sure" }, sure, el("span", { class: "unseen" }, " sure")),
     );
     const tile = el("div", { role: "listitem", class: `tile ${hit.kind}`, "data-at": at }, link);
     tile.setAttribute("aria-posinset", at + 1);
