@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -28,8 +29,8 @@ from xsearch.errors import EncoderMismatch, LibraryDamaged, LibraryLocked, Libra
 from xsearch.library import Library, LibraryWriter, Manifest, faults, shards
 from xsearch.library import writer as writer_module
 from xsearch.library.manifest import MANIFEST
-from xsearch.library.shards import ROW_GROUP_ROWS, VECTOR, shard_entry
-from xsearch.types import Item, Kind, Skipped
+from xsearch.library.shards import ROW_GROUP_ROWS, VECTOR, RecentTables, shard_entry
+from xsearch.types import Item, Kind, Skipped, item_id
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WAIT_S = 60
@@ -658,3 +659,40 @@ class TestFullDisk:
         assert len(living(Library.open(data))) == 8
         assert index("many").returncode == 0
         assert len(living(Library.open(data))) == 72
+
+
+def test_a_living_item_is_found_by_its_id(tmp_path: Path) -> None:
+    add(tmp_path, "a", "b", "c")
+    add(tmp_path, "d", "b", bury=(1,))
+    library = Library.open(tmp_path)
+    items = library.items(np.arange(5))
+    assert [library.row_of(items[row].id) for row in (0, 2, 3)] == [0, 2, 3]
+    assert library.row_of(items[1].id) == 4  # the one of this id that lives
+    for name in (
+        "",
+        "a" * 15,
+        "a" * 17,
+        items[0].id.upper(),
+        f"0x{items[0].id[2:]}",
+        "１" * 16,
+        item_id(Path("/none")),
+    ):
+        assert library.row_of(name) is None
+
+
+def test_recent_tables_are_kept_within_bounds() -> None:
+    read: list[str] = []
+
+    def table(name: str) -> pa.Table:
+        read.append(name)
+        return pa.table({"bytes": np.zeros(125)})
+
+    recent = RecentTables(3000)
+    for name in ("a", "b", "a", "c", "d", "b", "a", "d"):
+        assert recent.get(name, lambda name=name: table(name)).num_rows == 125
+    # Three at most: d drives out b, as a was used since; then b drives out a, and a drives out c.
+    assert read == ["a", "b", "c", "d", "b", "a"]
+    huge = RecentTables(1)
+    huge.get("a", lambda: table("huge"))
+    huge.get("a", lambda: table("huge"))
+    assert read.count("huge") == 1

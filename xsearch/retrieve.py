@@ -98,9 +98,8 @@ class Pool:
     ) -> None:
         self.library = library
         self.kind = kinds[0]
-        self.mask = library.of_kinds(kinds)
-        if allowed is not None:
-            self.mask &= allowed
+        of_kinds = library.of_kinds(kinds)
+        self.mask = of_kinds if allowed is None else of_kinds & allowed
         self.size = int(np.count_nonzero(self.mask))
         self._kinds = kinds
         self._search = search
@@ -279,17 +278,15 @@ def _in_order(
             standing = np.where(np.isin(rows, having.rows[having.shares >= ALL_WORDS]), np.float32(-np.inf), standing)
     order = [at for at in np.argsort(-standing, kind="stable").tolist() if np.isfinite(standing[at])]
     # A float16 row may be a little longer than 1, and no cosine is.
-    answers = [Answer(int(rows[at]), min(1.0, float(scores[at])), float(standing[at])) for at in order]
+    columns = [rows, np.minimum(scores, 1), standing]
     if said is None:
-        return answers, bound
+        return [Answer(*of_row) for of_row in zip(*(column[order].tolist() for column in columns), strict=True)], bound
+    columns += [said.texts, said.text_scores, said.words]
     return [
-        replace(
-            answer,
-            text_row=int(said.texts[at]) if said.over[at] > 0 else None,
-            text_score=float(said.text_scores[at]),
-            words=float(said.words[at]),
+        Answer(row, score, stands, text_row=text if text >= 0 else None, text_score=text_score, words=share)
+        for row, score, stands, text, text_score, share in zip(
+            *(column[order].tolist() for column in columns), strict=True
         )
-        for answer, at in zip(answers, order, strict=True)
     ], bound
 
 

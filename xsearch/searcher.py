@@ -282,16 +282,14 @@ class Searcher:
 
     def _rows_of(self, items: Sequence[str]) -> tuple[int, ...]:
         """Return the rows of items that are named by their ids, or by the paths of their files."""
-        if not items:
-            return ()
-        living = np.flatnonzero(self.library.alive).tolist()
-        ids = self.library.column("id").to_pylist()
-        row_of = {ids[row]: row for row in living}
-        rows = [row_of.get(item, row_of.get(item_id(Path(os.path.realpath(item))))) for item in items]
-        for item, row in zip(items, rows, strict=True):
+        rows = []
+        for item in items:
+            row = self.library.row_of(item)
+            row = self.library.row_of(item_id(Path(os.path.realpath(item)))) if row is None else row
             if row is None:
                 raise QueryError(f"{item} is not in the library", remedy="name an item by its id, or by its path")
-        return tuple(row for row in rows if row is not None)
+            rows.append(row)
+        return tuple(rows)
 
     def _steered(self, asked: Asked, judged: "_Judged") -> Asked:
         """Return the query with each of its terms turned towards what was liked, and away from what was not."""

@@ -10,7 +10,7 @@ from xsearch.errors import LibraryDamaged
 from xsearch.library.files import file_sha256
 from xsearch.library.library import Library
 from xsearch.library.manifest import MANIFEST, Manifest, ShardEntry
-from xsearch.library.shards import Shard, shard_origin, shard_path, whole_shards
+from xsearch.library.shards import RecentTables, Shard, shard_origin, shard_path, whole_shards
 from xsearch.library.skipped import SKIPPED, read_skipped
 
 # Unit vectors, rounded to float16.
@@ -84,7 +84,7 @@ def _shard_fault(folder: Path, entry: ShardEntry, dim: int) -> str | None:
     try:
         if file_sha256(path) != entry.sha256:
             return "it is not what was written (its checksum differs)"
-        shard = Shard(folder, entry, dim)
+        shard = Shard(folder, entry, dim, RecentTables(0))
         for segment in shard.segments:
             norms = np.linalg.norm(segment.astype(np.float32), axis=1)
             if not np.allclose(norms, 1, atol=NORM_TOLERANCE):

@@ -6,11 +6,13 @@ A `vector` column of FixedSizeBinary, stored plainly in one page a row group, li
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -153,11 +155,37 @@ def _parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return writer
 
 
+class RecentTables:
+    """Tables by name, as many of those used last as `max_bytes` hold. Safe to call from several threads."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._tables: OrderedDict[Hashable, pa.Table] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, name: Hashable, read: Callable[[], pa.Table]) -> pa.Table:
+        """Return the table of this name, by `read` where it is not at hand."""
+        with self._lock:
+            if name in self._tables:
+                self._tables.move_to_end(name)
+                return self._tables[name]
+        table = read()
+        with self._lock:
+            if name not in self._tables:
+                self._tables[name] = table
+                self._bytes += table.nbytes
+            while self._bytes > self._max_bytes and len(self._tables) > 1:
+                self._bytes -= self._tables.popitem(last=False)[1].nbytes
+        return table
+
+
 class Shard:
     """A shard opened for reading. Raises FileNotFoundError if it is gone, LibraryDamaged if it was altered."""
 
-    def __init__(self, folder: Path, entry: ShardEntry, dim: int) -> None:
+    def __init__(self, folder: Path, entry: ShardEntry, dim: int, recent: RecentTables) -> None:
         self.entry = entry
+        self._recent = recent
         self._path = shard_path(folder, entry.id)
         self._dim = dim
         if self._path.stat().st_size != entry.bytes:
@@ -206,14 +234,17 @@ class Shard:
         found: dict[int, Item] = {}
         for group in set(group_of.tolist()):
             with self._reading():
-                # A reader of its own: threads share a shard, and one reader used by two of them crashes.
-                reader = self._parquet_file(metadata=self._file.metadata)
-                table = reader.read_row_group(group, self._columns, use_threads=False)
+                table = self._recent.get((self.entry.id, group), partial(self._read_group, group))
                 for row in rows[group_of == group].tolist():
                     # A slice, as `take` would load pyarrow.compute: a fifth of the CPU time of a cold query.
                     (record,) = table.slice(row - int(self._starts[group]), 1).to_pylist()
                     found[row] = Item(**record | {"kind": Kind(record["kind"])})
         return [found[int(row)] for row in rows]
+
+    def _read_group(self, group: int) -> pa.Table:
+        # A reader of its own: threads share a shard, and one reader used by two of them crashes.
+        reader = self._parquet_file(metadata=self._file.metadata, read_dictionary=REPEATING)
+        return reader.read_row_group(group, self._columns, use_threads=False)
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield all rows in order, to be written again elsewhere."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import ParamSpec, TypeAlias, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xsearch.encoders import Encoder
 from xsearch.library import Manifest
@@ -108,26 +107,14 @@ class Opened:
 
     def item(self, item_id: str) -> Item:
         """Return a living item by its id. Raises Refused (404)."""
-        keys, rows = self._rows
-        first = int(np.searchsorted(keys, hash(item_id)))
-        last = int(np.searchsorted(keys, hash(item_id), side="right"))
-        for item in self.library.items(rows[first:last]):
-            if item.id == item_id:
-                return item
-        raise Refused(404, f"the library has no item {item_id}", remedy="take the item_id of a hit")
+        row = self.library.row_of(item_id)
+        if row is None:
+            raise Refused(404, f"the library has no item {item_id}", remedy="take the item_id of a hit")
+        return self.library.items(np.array([row]))[0]
 
     @cached_property
     def facets(self) -> Facets:
         return facets(self.library)
-
-    @cached_property
-    def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Hashes of the ids of all living items, ascending, and their rows: 16 bytes an item, where a dict has 150."""
-        rows = np.flatnonzero(self.library.alive)
-        ids = self.library.column("id").to_pylist()
-        keys = np.fromiter((hash(ids[row]) for row in rows.tolist()), np.int64, len(rows))
-        order = np.argsort(keys)
-        return keys[order], rows[order]
 
 
 class Engine:

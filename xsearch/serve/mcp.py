@@ -36,7 +36,9 @@ from xsearch.media.images import jpeg, open_image, thumbnail
 from xsearch.originals import read_original
 from xsearch.query import Picture, Query
 from xsearch.searcher import Hits, Searcher
-from xsearch.serve.models import FoundHit, ItemId, ItemRecord, LibraryStats
+from xsearch.serve.guard import Limits
+from xsearch.serve.models import FoundHit, ItemId, ItemRecord, LibraryStats, Refused
+from xsearch.serve.thumbnails import Thumbnails
 from xsearch.session import Session, State
 from xsearch.types import Hit, Item, Kind
 
@@ -46,7 +48,7 @@ MAX_SHOWN = 200
 
 MAX_PICTURES = 12
 PICTURE_PX = 320
-LARGE_PX = 768
+LARGE_PX = 640
 PICTURES_BYTES = 500_000
 """In base64; after so many an answer holds no more pictures: several clients refuse one of more than a megabyte."""
 
@@ -134,6 +136,7 @@ class Tools:
 
     def __init__(self, data: Path, *, model: str | None, on_warning: Callable[[str], None]) -> None:
         self._data, self._model, self._on_warning = data, model, on_warning
+        self._thumbnails = Thumbnails(data, Limits().thumbs_bytes)
         self._opening, self._talking = Lock(), Lock()
         self._opened: tuple[tuple[int, ...], Searcher] | None = None
         self._histories: OrderedDict[str, tuple[State, ...]] = OrderedDict()
@@ -156,7 +159,7 @@ class Tools:
         """
         asked = _without_files(Query.parse(query))
         hits = self._searcher().query(asked, k=k, kind=kind, group=group, where=where)
-        return _answer(str(asked), hits, pictures)
+        return self._answer(str(asked), hits, pictures)
 
     def find_similar(
         self,
@@ -178,7 +181,7 @@ class Tools:
             # The bracket on a line of its own: a condition may end in a comment.
             where = others if where is None else f"({where}\n) AND {others}"
         hits = searcher.query(None, more_like=[item_id], k=k, kind=kind, group=group, where=where)
-        return _answer(f"item:{item_id}", hits, pictures)
+        return self._answer(f"item:{item_id}", hits, pictures)
 
     def explain(
         self, item_id: Named, text: Annotated[str, Field(description="What the picture is to show, in plain words.")]
@@ -212,7 +215,7 @@ class Tools:
         item = _item(library, item_id)
         record = ItemRecord.of(item)
         told = record.model_dump_json(indent=1, exclude_none=True)
-        shown = [] if item.kind is Kind.TEXT else [_shown(lambda: _original(library, item), LARGE_PX)]
+        shown = [] if item.kind is Kind.TEXT else [self._shown(item, LARGE_PX)]
         return _result(record, [_text(told), *shown])
 
     def library_stats(self) -> LibraryStats:
@@ -254,7 +257,7 @@ class Tools:
         said = f"{turn.reply}\nconversation {name}"
         if turn.understood and turn.state.asks:
             said += f"\n{_summary(turn.hits, turn.good_match)}"
-        return _result(answered, [_text(said), *_listed(turn.hits, pictures)])
+        return _result(answered, [_text(said), *self._listed(turn.hits, pictures)])
 
     def conversation(self, conversation: str) -> str:
         """The states that a conversation went through, oldest first, as JSON."""
@@ -263,6 +266,28 @@ class Tools:
         if history is None:
             raise ResourceNotFoundError(f"there is no conversation {conversation}")
         return json.dumps({"conversation": conversation, "states": [state.to_json() for state in history]})
+
+    def _answer(self, query: str, hits: Hits, pictures: int) -> CallToolResult:
+        found = Found(query=query, good_match=hits.good_match, hits=_records(hits))
+        return _result(found, [_text(_summary(hits, hits.good_match)), *self._listed(hits, pictures)])
+
+    def _listed(self, hits: Sequence[Hit], pictures: int) -> Iterator[ContentBlock]:
+        """Yield a line for each hit, and after the first ones their thumbnails, as long as they are not too many."""
+        left = PICTURES_BYTES
+        for hit in hits:
+            yield _text(_line(hit))
+            if hit.kind is not Kind.TEXT and pictures > 0 and left > 0:
+                shown = self._shown(hit.item, PICTURE_PX)
+                yield shown
+                pictures -= 1
+                left -= len(shown.data) if isinstance(shown, ImageContent) else 0
+
+    def _shown(self, item: Item, side_px: int) -> TextContent | ImageContent:
+        try:
+            columns = self._searcher().library.manifest.image_columns
+            return _picture(self._thumbnails.get(item, side_px, columns))
+        except (OSError, SourceError, Undecodable, Refused) as error:
+            return _text(f"the picture cannot be shown: {error}")
 
     def _history(self, conversation: str | None) -> tuple[State, ...]:
         if conversation is None:
@@ -392,11 +417,10 @@ def _signature(data: Path) -> tuple[int, ...]:
 
 def _item(library: Library, item_id: str) -> Item:
     """Return a living item. Raises QueryError."""
-    ids, row = library.column("id"), -1
-    while (row := ids.index(item_id, row + 1).as_py()) >= 0:
-        if library.alive[row]:  # a file that changed was buried under the same id
-            return library.items(np.array([row]))[0]
-    raise QueryError(f"{item_id} is not in the library", remedy="name an item by the item_id of a hit")
+    row = library.row_of(item_id)
+    if row is None:
+        raise QueryError(f"{item_id} is not in the library", remedy="name an item by the item_id of a hit")
+    return library.items(np.array([row]))[0]
 
 
 def _original(library: Library, item: Item) -> bytes:
@@ -405,11 +429,6 @@ def _original(library: Library, item: Item) -> bytes:
 
 def _sql(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _answer(query: str, hits: Hits, pictures: int) -> CallToolResult:
-    found = Found(query=query, good_match=hits.good_match, hits=_records(hits))
-    return _result(found, [_text(_summary(hits, hits.good_match)), *_listed(hits, pictures)])
 
 
 def _result(told: BaseModel, content: list[ContentBlock]) -> CallToolResult:
@@ -430,31 +449,12 @@ def _shortened(text: str | None) -> str | None:
     return text if text is None or len(text) <= TEXT_CHARS else f"{text[: TEXT_CHARS - 1]}…"
 
 
-def _listed(hits: Sequence[Hit], pictures: int) -> Iterator[ContentBlock]:
-    """Yield a line for each hit, and after the first ones their thumbnails, as long as they are not too many."""
-    left = PICTURES_BYTES
-    for hit in hits:
-        yield _text(_line(hit))
-        if hit.kind is not Kind.TEXT and pictures > 0 and left > 0:
-            shown = _shown(hit.open, PICTURE_PX)
-            yield shown
-            pictures -= 1
-            left -= len(shown.data) if isinstance(shown, ImageContent) else 0
-
-
 def _line(hit: Hit) -> str:
     sure = "" if hit.confidence is None else f", confidence {hit.confidence:.2f}"
     when = "" if hit.t_start_s is None or hit.t_end_s is None else f", {hit.t_start_s:.1f} to {hit.t_end_s:.1f} s"
     said = "" if hit.text is None else f": {json.dumps(_shortened(hit.text), ensure_ascii=False)}"
     path = json.dumps(hit.path, ensure_ascii=False)
     return f"{hit.rank}. {hit.kind} {hit.item_id}, score {hit.score:.3f}{sure}, {path}{when}{said}"
-
-
-def _shown(original: Callable[[], bytes], side_px: int) -> TextContent | ImageContent:
-    try:
-        return _picture(thumbnail(original(), side_px))
-    except (OSError, SourceError, Undecodable) as error:
-        return _text(f"the picture cannot be shown: {error}")
 
 
 def _picture(data: bytes) -> ImageContent:
