@@ -233,7 +233,10 @@ class TestRepair:
     ) -> None:
         rows = Manifest.load(data).shards[position].rows
         flip(shard_files(data)[position], 3000)
-        assert repair(data) == [f"damaged shards were let go of: 1, with {rows} items; run `xsearch index SOURCE`"]
+        assert repair(data) == [
+            f"damaged shards were let go of: 1, with {rows} items; run `xsearch index SOURCE`",
+            "the index was built anew",
+        ]
         assert verify(data) == []
         rest = found(data)
         assert len(rest) == PICTURES + 10 - rows

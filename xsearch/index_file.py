@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ CHECKED_ON_OPEN_BYTES = 256 << 20
 TAIL_SHARE = 0.2
 CALIBRATION_QUERIES = 1_000
 
+RETRAIN_GROWTH = 2
+"""Centroids trained on half of the rows still suit all; lists grow no longer than twice what was planned."""
+
 
 @dataclass(frozen=True, slots=True)
 class Targets:
@@ -38,10 +41,10 @@ class Targets:
         return self.text if modality is Modality.TEXT else self.image
 
 
-def open_index(library: Library, *, check: bool = False) -> "IvfPq | None":
+def open_index(library: Library, *, check: bool = False, writable: bool = False) -> "IvfPq | None":
     """Open a library's index file, None where it has none. Raises LibraryDamaged if it is missing or altered.
 
-    `check` compares the checksum also of a large file.
+    `check` compares the checksum also of a large file; to a `writable` one rows can be added, in memory.
     """
     entry = library.manifest.index
     if entry is None:
@@ -53,7 +56,7 @@ def open_index(library: Library, *, check: bool = False) -> "IvfPq | None":
         raise LibraryDamaged(f"the index file {path} is missing or cut")
     if (check or entry.bytes <= CHECKED_ON_OPEN_BYTES) and file_sha256(path) != entry.sha256:
         raise LibraryDamaged(f"the index file {path} was altered")
-    return IvfPq.open(path)
+    return IvfPq.open(path, writable=writable)
 
 
 def keep_index(
@@ -62,34 +65,36 @@ def keep_index(
     *,
     kind: IndexKind | None = None,
     targets: Targets | None = None,
+    anew: bool = False,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> None:
-    """Build the library's index file anew if it needs one and has none that is whole, in step, and set to the targets.
+    """Bring the library's index file up to date, if it needs one, with its rows and with what is asked of it.
 
-    `kind` forces one. None plans by size, and keeps an index and targets that are there.
+    `kind` forces one, or AUTO by size; what was asked for once holds until something else is. New rows are added to
+    the index there is; it is trained `anew` when the library has doubled since it was, when it is damaged, and when
+    with the new rows it misses its targets.
     """
     library = Library.open(writer.folder)
-    entry = library.manifest.index
-    before = _targets(entry) if entry is not None else Targets()
+    entry, wanted = library.manifest.index, library.manifest.index_wanted
+    before = Targets(**wanted.get("targets", {}))
     targets = targets or before
-    if kind is None and entry is not None:
-        kind = IndexKind.IVFPQ
+    kind = kind or IndexKind(wanted.get("kind", IndexKind.AUTO))
+    writer.want_index({"kind": kind.value, "targets": asdict(targets)})
     living = sum(library.counts().values())
     plan = plan_index(living, library.manifest.fingerprint.dim, target_recall=targets.text, kind=kind)
     if plan.kind is IndexKind.EXACT or not living:
         writer.drop_index()
-    elif (
-        entry is None
-        or targets != before
-        or len(library) - entry.rows > TAIL_SHARE * len(library)
-        or _is_damaged(library)
-    ):
-        on_stage(f"building the index of {living:,} vectors")
-        _build(writer, library, plan, encoder, targets)
-
-
-def _targets(entry: IndexEntry) -> Targets:
-    return Targets(**{name: of_modality["target"] for name, of_modality in entry.details["settings"].items()})
+        return
+    suits = entry is not None and targets == before and living <= RETRAIN_GROWTH * entry.details["trained_rows"]
+    if entry is not None and suits and not anew and not _is_damaged(library):
+        newer = len(library) - entry.rows
+        if newer <= TAIL_SHARE * len(library):
+            return
+        on_stage(f"adding {newer:,} vectors to the index")
+        if _add(writer, library, entry, plan, encoder, targets):
+            return
+    on_stage(f"building the index of {living:,} vectors")
+    _build(writer, library, plan, encoder, targets)
 
 
 def _is_damaged(library: Library) -> bool:
@@ -100,40 +105,73 @@ def _is_damaged(library: Library) -> bool:
     return False
 
 
+def _add(
+    writer: LibraryWriter, library: Library, entry: IndexEntry, plan: IndexPlan, encoder: Encoder, targets: Targets
+) -> bool:
+    """Add the rows that the index lacks, unless it then misses its targets: return whether they were added."""
+    try:
+        index = open_index(library, check=True, writable=True)
+    except LibraryDamaged:
+        return False
+    assert index is not None
+    index.add(library.vectors, allowed=library.alive)
+    settings, met = _calibrated(index, library, encoder, targets)
+    if met:
+        details = {**entry.details, "hot_bytes": plan.hot_bytes, "settings": settings}
+        writer.set_index(index.rows, details, index.save)
+    return met
+
+
 def _build(writer: LibraryWriter, library: Library, plan: IndexPlan, encoder: Encoder, targets: Targets) -> None:
-    from xsearch.index.calibrate import calibrate
     from xsearch.index.ivfpq import IvfPq
 
     start_s = time.monotonic()
     index = IvfPq.build(library.vectors, plan, allowed=library.alive)
     build_s = time.monotonic() - start_s
-    settings = {}
+    settings, _ = _calibrated(index, library, encoder, targets)
+    details = {
+        "kind": plan.kind.value,
+        "nlist": plan.nlist,
+        "hot_bytes": plan.hot_bytes,
+        "build_s": round(build_s, 1),
+        "trained_rows": int(np.count_nonzero(library.alive)),
+    }
+    writer.set_index(index.rows, details | {"settings": settings}, index.save)
+
+
+def _calibrated(
+    index: "IvfPq", library: Library, encoder: Encoder, targets: Targets
+) -> tuple[dict[str, dict[str, Any]], bool]:
+    """Return the settings for each modality with the recall that they showed, and whether all meet their targets."""
+    from xsearch.index.calibrate import calibrate
+
+    settings, met = {}, True
+    pictures = library.of_kinds([Kind.IMAGE, Kind.FRAME])
+    shown = pictures if pictures.any() else library.alive
     for modality in Modality:
-        queries, own_rows = _calibration_queries(library, encoder, modality)
-        found = calibrate(
-            index, library.vectors, queries, targets.of(modality), allowed=library.alive, own_rows=own_rows
-        )
+        queries, own_rows = _calibration_queries(library, encoder, modality, shown)
+        found = calibrate(index, library.vectors, queries, targets.of(modality), allowed=shown, own_rows=own_rows)
         settings[modality.value] = asdict(found.settings) | {
             "recall": found.recall,
             "recall_low": found.recall_low,
             "queries": found.n_queries,
             "target": targets.of(modality),
         }
-    details = {"kind": plan.kind.value, "nlist": plan.nlist, "hot_bytes": plan.hot_bytes, "build_s": round(build_s, 1)}
-    writer.set_index(index.rows, details | {"settings": settings}, index.save)
+        met &= found.met
+    return settings, met
 
 
 def _calibration_queries(
-    library: Library, encoder: Encoder, modality: Modality
+    library: Library, encoder: Encoder, modality: Modality, shown: NDArray[np.bool_]
 ) -> tuple[Embeddings, NDArray[np.int64] | None]:
-    """Return (q, dim) queries like those that people will ask, and the rows they are, where they are rows.
+    """Return (q, dim) queries like those that people will ask, and the rows they are, where these may be found.
 
-    For pictures a sample of the library's own; for texts generic captions, which were never indexed.
+    For pictures a sample of those `shown`; for texts captions of the library, or generic ones where it has few.
     """
+    rows = np.flatnonzero(shown)
     if modality is Modality.TEXT:
-        return encoder.encode_texts(probe_texts(CALIBRATION_QUERIES)), None
-    rows = np.flatnonzero(library.of_kinds([Kind.IMAGE, Kind.FRAME]))
-    if not len(rows):
-        rows = np.flatnonzero(library.alive)
+        rows = np.flatnonzero(library.of_kinds([Kind.TEXT]) & ~shown)
+        if len(rows) < CALIBRATION_QUERIES:
+            return encoder.encode_texts(probe_texts(CALIBRATION_QUERIES)), None
     sample = np.sort(np.random.default_rng(0).choice(rows, min(len(rows), CALIBRATION_QUERIES), replace=False))
-    return library.vectors.take(sample), sample
+    return library.vectors.take(sample), sample if modality is Modality.IMAGE else None

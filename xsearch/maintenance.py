@@ -17,6 +17,7 @@ from xsearch.index_file import keep_index, open_index
 from xsearch.library import Fault, Library, LibraryWriter, Manifest, faults, recover
 from xsearch.library.shards import SHARD_FILES
 from xsearch.library.skipped import SKIPPED
+from xsearch.library.tags import keep_tags
 from xsearch.library.words import WORDS, keep_words, open_words
 from xsearch.types import Modality
 
@@ -130,6 +131,22 @@ def repair(data: Path, on_stage: Callable[[str], None] = lambda stage: None) -> 
     return done
 
 
+def optimize(data: Path, on_stage: Callable[[str], None] = lambda stage: None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Let go of removed rows, merge small shards, train the index anew on all that is there now.
+
+    Returns `stats` before and after. Raises LibraryNotFound, LibraryLocked, LibraryDamaged.
+    """
+    before = stats(data)
+    with LibraryWriter(data) as writer:
+        on_stage("letting go of removed rows")
+        writer.purge()
+        writer.merge()
+        keep_index(writer, get_encoder(writer.manifest.encoder), anew=True, on_stage=on_stage)
+        keep_words(writer, on_stage=on_stage)
+        keep_tags(writer)
+    return before, stats(data)
+
+
 def forget(data: Path, path: Path) -> int:
     """Remove a file, or all files below a folder, from the library; the files stay. Return how many were known.
 
@@ -141,4 +158,5 @@ def forget(data: Path, path: Path) -> int:
         writer.bury([row for states in gone for state in states for row in state.rows])
         writer.merge()
         keep_words(writer)
+        keep_tags(writer)
     return len(gone)

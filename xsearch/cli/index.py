@@ -42,7 +42,8 @@ def index_command(
     data: Data = DEFAULT_DATA,
     model: Model = None,
     index: Annotated[
-        IndexKind | None, typer.Option("--index", metavar="KIND", help="Force an index: exact or ivfpq.")
+        IndexKind | None,
+        typer.Option("--index", metavar="KIND", help="exact, ivfpq, or auto: by size; holds until set anew."),
     ] = None,
     recall_text: Annotated[
         float | None, typer.Option(metavar="X", min=0.5, max=0.999, help="Target recall@10 of text queries.")

@@ -73,6 +73,31 @@ def verify_command(
         raise typer.Exit(BROKEN)
 
 
+def optimize_command(data: Data = DEFAULT_DATA, json: Json = False) -> None:
+    """Rewrite the library as if made at once: nothing removed, a new index.
+
+    Queries go on meanwhile. It is never needed for right answers, and index runs do most of it when it pays: run it
+    after large removals, or when a library has grown a lot since its index was trained.
+    """
+    from xsearch.maintenance import optimize
+
+    before, after = optimize(data, on_stage=warn)
+    if json:
+        print_json({"before": before, "after": after})
+        return
+    rows = [
+        ("size", size(before["bytes"]), size(after["bytes"])),
+        ("shards", str(before["shards"]), str(after["shards"])),
+        ("removed rows", f"{before['removed_rows']:,}", f"{after['removed_rows']:,}"),
+        ("index", _index_line(before["index"]), _index_line(after["index"])),
+        *(
+            (f"recall@10 {modality}", *(f"{found['index']['recall'][modality]:.3f}" for found in (before, after)))
+            for modality in after["index"]["recall"]
+        ),
+    ]
+    listing([(name, f"{was} -> {now}" if was != now else now) for name, was, now in rows])
+
+
 def forget_command(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, or a folder with all below it.")],
     data: Data = DEFAULT_DATA,
@@ -124,7 +149,8 @@ def _index_line(index: dict[str, Any]) -> str:
         return "exact: every query is compared with every vector"
     return (
         f"{index['kind']} of {index['rows']:,} vectors, {index['nlist']:,} lists, {size(index['bytes'])}, "
-        f"built in {index['build_s']} s"
+        f"{index['hot_bytes'] / index['rows']:.0f} bytes a vector, trained on {index['trained_rows']:,} in "
+        f"{index['build_s']} s"
     )
 
 

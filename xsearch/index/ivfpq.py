@@ -86,15 +86,30 @@ class IvfPq:
         index.own_fields = True
         ivf.this.disown()
         transform.this.disown()
-        for first, block in vectors.blocks():
+        trained = cls(index, rows=0)
+        trained.add(vectors, allowed=allowed, on_progress=on_progress)
+        return trained
+
+    def add(
+        self,
+        vectors: VectorTable,
+        *,
+        allowed: NDArray[np.bool_] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Add the rows that the index does not cover yet, block by block, without training anew.
+
+        An index that was opened from a file must be `writable`; nobody may search it meanwhile.
+        """
+        for first, block in vectors.blocks(self.rows):
             end = first + len(block)
             rows = np.arange(first, end)
             if allowed is not None:
                 rows, block = rows[allowed[rows]], block[allowed[rows]]
-            index.add_with_ids(block, rows)
+            self._index.add_with_ids(block, rows)
             if on_progress is not None:
                 on_progress(end, len(vectors))
-        return cls(index, rows=len(vectors))
+        self.rows = len(vectors)
 
     def save(self, path: Path) -> None:
         """Write one file: what FAISS writes, then a trailer that tells a whole file from a cut one."""
@@ -106,11 +121,12 @@ class IvfPq:
             file.write(_TRAILER.pack(_MAGIC, self.rows, file.tell()))
 
     @classmethod
-    def open(cls, path: Path) -> "IvfPq":
+    def open(cls, path: Path, *, writable: bool = False) -> "IvfPq":
         """Map a saved index; lists are read when first scanned, and stay readable after the file is unlinked.
 
-        Raises LibraryDamaged for a file that is missing, cut or not an index. Altered bytes inside are for the
-        caller's checksum to find.
+        A `writable` one is read into memory, so that rows can be added to it; the file stays as it is. Raises
+        LibraryDamaged for a file that is missing, cut or not an index. Altered bytes inside are for the caller's
+        checksum to find.
         """
         try:
             with path.open("rb") as file:
@@ -119,7 +135,7 @@ class IvfPq:
                 magic, rows, payload_bytes = _TRAILER.unpack(file.read())
             if magic != _MAGIC or payload_bytes != size - _TRAILER.size:
                 raise LibraryDamaged(f"the index file {path} is incomplete")
-            return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP), rows)
+            return cls(faiss.read_index(str(path), 0 if writable else faiss.IO_FLAG_MMAP), rows)
         except (OSError, struct.error, RuntimeError, MemoryError) as error:
             raise LibraryDamaged(f"the index file {path} cannot be read: {error}") from error
 

@@ -26,8 +26,9 @@ _FASTSCAN_BLOCK = 32  # codes of a list are stored, and padded, by as many
 
 
 class IndexKind(StrEnum):
-    """How a library is searched."""
+    """How a library is searched; AUTO is what suits its size, and the kind of no plan."""
 
+    AUTO = "auto"
     EXACT = "exact"
     IVFPQ = "ivfpq"
 
@@ -70,7 +71,7 @@ def plan_index(
     *,
     budget_bytes: int | None = None,
     target_recall: float = 0.95,
-    kind: IndexKind | None = None,
+    kind: IndexKind = IndexKind.AUTO,
 ) -> IndexPlan:
     """Plan the index of n vectors of `dim` dimensions; `kind` forces one.
 
@@ -82,7 +83,7 @@ def plan_index(
     if not 0 < target_recall < 1:
         raise ValueError(f"the target recall must lie between 0 and 1, not {target_recall}")
     exact = IndexPlan(IndexKind.EXACT, dim, hot_bytes=2 * n * dim)
-    if kind is None:
+    if kind is IndexKind.AUTO:
         fits = budget_bytes is None or exact.hot_bytes <= budget_bytes
         kind = IndexKind.EXACT if n <= EXACT_ROWS and fits else IndexKind.IVFPQ
     if kind is IndexKind.EXACT:

@@ -54,9 +54,10 @@ class IndexEntry:
 class Manifest:
     """One commit of a library. Rows are numbered through the shards in the order given here.
 
-    `containers` are the archives and data sets that were read to their end, by name, each with the signature that it
-    had (its files' sizes and times): as long as that is the same, none of its samples is read again. `image_columns`
-    are those that a person had to name, by container: without them its pictures could not be shown.
+    `index_wanted` is what a person asked of the index, which outlives each index that is built. `containers` are the
+    archives and data sets that were read to their end, by name, each with the signature that it had (its files' sizes
+    and times): as long as that is the same, none of its samples is read again. `image_columns` are those that a person
+    had to name, by container: without them its pictures could not be shown.
     """
 
     encoder: str
@@ -64,6 +65,7 @@ class Manifest:
     commit: int = 0
     shards: tuple[ShardEntry, ...] = ()
     index: IndexEntry | None = None
+    index_wanted: Mapping[str, Any] = field(default_factory=dict)
     containers: Mapping[str, str] = field(default_factory=dict)
     image_columns: Mapping[str, str] = field(default_factory=dict)
     format: int = field(default=FORMAT)

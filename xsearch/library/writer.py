@@ -82,8 +82,13 @@ class LibraryWriter:
     def merge(self) -> None:
         """Keep dead rows few: write the shards that hold them anew, where they are many. That numbers rows anew."""
         if sum(len(shard.dead) for shard in self.manifest.shards) > PURGE_SHARE * self.manifest.rows:
-            self._commit(shards=tuple(self._without_dead()), index=None)
+            self.purge()
         self._merge_neighbours()
+
+    def purge(self) -> None:
+        """Write all shards that hold dead rows anew without them. That numbers rows anew."""
+        if any(shard.dead for shard in self.manifest.shards):
+            self._commit(shards=tuple(self._without_dead()), index=None)
 
     def set_index(self, rows: int, details: Mapping[str, Any], write: Callable[[Path], None]) -> None:
         """Commit an index over the first `rows` rows; `write(path)` writes its file."""
@@ -93,6 +98,11 @@ class LibraryWriter:
             write(temporary)
             size, sha256 = temporary.stat().st_size, file_sha256(temporary)
         self._commit(index=IndexEntry(path.name, rows, size, sha256, details))
+
+    def want_index(self, wanted: Mapping[str, Any]) -> None:
+        """Note what a person asked of the index."""
+        if wanted != self.manifest.index_wanted:
+            self._commit(index_wanted=wanted)
 
     def drop_index(self) -> None:
         if self.manifest.index is not None:
