@@ -13,7 +13,7 @@ const MOST_MONTHS = 180;
 const MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];
 
 const MAP = { width: 960, height: 480 };
-const LEAST_DEGREES = 2;
+const LEAST_DEGREES = 30;
 const NEAR_KM = [5, 50, 500];
 
 /** Fill the element with what the server tells of its library. Throws Problem. */
@@ -77,7 +77,7 @@ function folders(all) {
   const rows = all.slice(0, 24).map(({ path, count: n }) => {
     const meter = el("meter", { value: n, max: most, "aria-label": `${n} of ${most}` });
     const name = path.slice(base.length) || path;
-    return el("li", {}, el("a", { href: to({ folder: path }), title: path }, name), meter, el("span", {}, n.toLocaleString("en")));
+    return el("li", {}, el("a", { href: to({ folder: path }), title: path }, el("bdi", {}, name)), meter, el("span", {}, n.toLocaleString("en")));
   });
   return el("ul", { class: "folders" }, ...rows);
 }

@@ -117,7 +117,7 @@ export class Viewer {
     else if (shown.kind === "frame") this.presentFilm(shown);
     else this.presentPicture(shown);
     this.fit();
-    this.panel.replaceChildren(el("h2", {}, nameOf(shown.path)));
+    this.panel.replaceChildren(el("h1", {}, nameOf(shown.path)));
   }
 
   presentPicture({ item_id: id, path }) {
@@ -193,7 +193,7 @@ export class Viewer {
     ].filter(([, value]) => value);
     fill(
       this.panel,
-      el("h2", {}, nameOf(item.path)),
+      el("h1", {}, nameOf(item.path)),
       item.kind !== "text" && item.text && el("p", { class: "caption" }, item.text),
       el(
         "div",
@@ -226,7 +226,7 @@ export class Viewer {
     this.reason = el("p", { class: "note", role: "status" });
     const ask = el("button", { type: "button", class: "ask", title: "Show where (h)", on: { click: () => this.toggleHeat() } }, "Show where");
     this.maps.append(ask);
-    return el("section", { class: "why" }, el("h3", {}, "Why"), this.maps, this.reason);
+    return el("section", { class: "why" }, el("h2", {}, "Why"), this.maps, this.reason);
   }
 
   toggleHeat() {
@@ -302,7 +302,7 @@ export class Viewer {
 
 function complaint(problem) {
   return [
-    el("h2", {}, "It cannot be shown"),
+    el("h1", {}, "It cannot be shown"),
     el("p", {}, problem.message),
     problem.remedy && el("p", { class: "note" }, problem.remedy),
   ];

@@ -1,0 +1,1 @@
+"""Measuring the joint space, improving it, and letting it speak."""
