@@ -113,7 +113,7 @@ def duplicates(
     same = list(_same_bytes(library))
     found = {Likeness.EXACT: files.there(same)}
     if not {Likeness.NEAR, Likeness.BURST}.isdisjoint(likenesses):
-        single = library.of_kinds([Kind.IMAGE])
+        single = library.of_kinds([Kind.IMAGE]).copy()
         single[_all_but_first(same, found[Likeness.EXACT])] = False
         pairs = _alike(library, single, _index(library, on_warning), on_progress)
         found[Likeness.NEAR] = _same_photographs(files, pairs, on_progress)
