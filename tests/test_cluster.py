@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -44,6 +44,7 @@ def nearest(vectors: Embeddings, centres: Embeddings) -> NDArray[np.intp]:
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(2, 6), st.integers(0, 2**32 - 1))
 def test_each_centre_is_the_mean_of_its_rows(n: int, k: int, dim: int, seed: int) -> None:
     vectors = unit_rows(n, seed, dim)
+    assume(np.triu(vectors @ vectors.T, 1).max() < 0.9999)  # rows nearer than that count as one
     centres = spherical_kmeans(vectors, k)
     assert len(centres) == min(k, n)
     np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 1, atol=1e-5)
