@@ -88,7 +88,7 @@ def only_json(done: "CompletedProcess[str]") -> Any:
 def test_help_names_every_command_and_its_options(run_xsearch: RunXsearch) -> None:
     overview = run_xsearch("--help")
     assert overview.returncode == 0
-    commands = re.findall(r"^  (\w+)  +\S", overview.stdout.partition("Commands:")[2], re.MULTILINE)
+    commands = re.findall(r"^  ([\w-]+)  +\S", overview.stdout.partition("Commands:")[2], re.MULTILINE)
     assert commands == [
         "index",
         "watch",
@@ -101,8 +101,11 @@ def test_help_names_every_command_and_its_options(run_xsearch: RunXsearch) -> No
         "tag",
         "cluster",
         "duplicates",
+        "migrate",
+        "export-onnx",
         "stats",
         "verify",
+        "optimize",
         "forget",
         "models",
         "export",

@@ -49,6 +49,8 @@ def test_the_commands_of_the_readme_print_what_it_says(
     shutil.copytree(photos, tmp_path / "photos")
     shutil.copytree(films, tmp_path / "films")
     (tmp_path / "labels.txt").write_text("fish\nguitar\nsubmarine\n")
+    (tmp_path / "demo").mkdir()
+    shutil.copy(README.parent / "demo" / "captions.csv", tmp_path / "demo")
     _pass_on(photos, tmp_path / "phone")
     sessions = _sessions()
     assert len(sessions) >= 8

@@ -29,7 +29,7 @@ from xsearch.maintenance import forget
 from xsearch.media import ocr
 from xsearch.media.images import decode_image
 from xsearch.media.ocr import Line, Reader
-from xsearch.survey import is_ocr
+from xsearch.survey import is_made
 from xsearch.types import Item, Kind, RGBImage, item_id
 from xsearch.vectors import l2_normalize
 
@@ -224,7 +224,7 @@ class Runs:
     def texts(self) -> dict[str, str | None]:
         """What was read, by `path#part`; each belongs to the picture whose file, content and time it has."""
         pictures = {item.id: item for item in self.items() if item.kind is Kind.IMAGE}
-        read = [item for item in self.items() if is_ocr(item)]
+        read = [item for item in self.items() if is_made(item)]
         for item in read:
             of = pictures[item.pair or ""]
             assert item.id == item_id(of.file, item.part)

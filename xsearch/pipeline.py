@@ -27,7 +27,7 @@ from xsearch.library import FileState, Library, LibraryWriter
 from xsearch.library.blank import add_blank
 from xsearch.media import images, ocr, texts, video
 from xsearch.sources.samples import MORE_MAY_FOLLOW, Sample, read_picture
-from xsearch.survey import ContainerWork, FileWork, RunPlan, Unread, is_ocr, ocr_items, ocr_rows
+from xsearch.survey import ContainerWork, FileWork, Made, RunPlan, Unread, is_made, made_items, made_rows
 from xsearch.types import Embeddings, Item, Kind, RGBImage, Skipped, item_id
 
 _T = TypeVar("_T")
@@ -345,7 +345,7 @@ class Pipeline:
             data = read_picture(sample.image)
             content_hash = _sample_digest(data, sample.texts)
             state = known.get(content_hash)
-            own = () if state is None else [row for row in state.rows if row not in self._ocr_rows]
+            own = () if state is None else [row for row in state.rows if row not in self._made_rows]
             if state is not None and len(own) == 1 + len(sample.texts):
                 return _Sampled(state.content_hash)
             pixels, meta = images.decode_image(data, self._encoder.spec.image_px)
@@ -364,8 +364,8 @@ class Pipeline:
         return _Sampled(item.content_hash, _Picture(picture, pixels), tuple(captions))
 
     @cached_property
-    def _ocr_rows(self) -> set[int]:
-        return ocr_rows(self._library)
+    def _made_rows(self) -> set[int]:
+        return made_rows(self._library)
 
     def _reading_jobs(self, unread: Unread, reader: TextReader) -> Iterator[Callable[[], _Read]]:
         for item in self._items(unread.files):
@@ -550,7 +550,7 @@ class Pipeline:
     def _refuse(self, entry: _Entry, error: ValueError) -> None:
         """Account for an item that has no vector; a film is given up whole."""
         bury = entry.replaces
-        if is_ocr(entry.item):
+        if is_made(entry.item):
             self.tally.not_read.append(Skipped(str(entry.item.file), "no vector", str(error)))
             return
         if entry.item.kind is not Kind.FRAME:
@@ -621,7 +621,7 @@ def _read_text(
     except SourceError as error:
         return _NotRead(Skipped(str(picture.file), "unreadable file", error.message))
     found = texts.passages("\n".join(line.text for line in lines).encode()) if lines else []
-    return _Text(picture.content_hash, tuple(map(_Entry, ocr_items(picture, found))))
+    return _Text(picture.content_hash, tuple(map(_Entry, made_items(picture, found, Made.OCR))))
 
 
 def _with_meta(item: Item, meta: images.ImageMeta) -> Item:
@@ -688,7 +688,7 @@ def _renamed(item: Item, work: FileWork) -> Item:
     return replace(
         item,
         id=item_id(file.file, item.part),
-        pair=item_id(file.file) if is_ocr(item) else item.pair,
+        pair=item_id(file.file) if is_made(item) else item.pair,
         root=file.root,
         path=file.path,
         bytes=file.bytes,

@@ -82,7 +82,8 @@ class Pool:
 
     `search` finds rows for (q, dim) vectors among those of a mask, and `bank` gives the vectors of generic texts.
     `background` are random items, unfiltered: what an item has to stand out from is the library, whatever part of it is
-    asked for. `texts` are those that belong to these items, `words` looks for words in what is written about them.
+    asked for. `texts` are those that belong to these items, `words` looks for words in what is written about them, and
+    `of_pictures` gives what (b,) pictures, as queries without an answer, score on rows of texts: (b, rows).
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Pool:
         whole: "Pool | None" = None,
         texts: "Texts | None" = None,
         words: Callable[[str, int, NDArray[np.bool_]], WordHits] | None = None,
+        of_pictures: Callable[[NDArray[np.int64]], NDArray[np.float32]] | None = None,
     ) -> None:
         self.library = library
         self.kind = kinds[0]
@@ -107,6 +109,7 @@ class Pool:
         self._whole = whole
         self.texts = texts
         self._words = words
+        self._of_pictures = of_pictures
         self._levels: dict[Modality, Background] = {}
 
     def search(self, vectors: Embeddings, modality: Modality, k: int) -> Found:
@@ -131,20 +134,25 @@ class Pool:
     @cached_property
     def background(self) -> NDArray[np.float32]:
         """(m, dim) the vectors of a random sample."""
-        if self._whole is not None:
-            return self._whole.background
+        return self._whole.background if self._whole is not None else self.library.vectors.take(self._sample)
+
+    @cached_property
+    def _sample(self) -> NDArray[np.int64]:
         rows = np.flatnonzero(self.mask)
-        sample = np.random.default_rng(0).choice(rows, min(len(rows), BACKGROUND_ROWS), replace=False)
-        return self.library.vectors.take(np.sort(sample))
+        return np.sort(np.random.default_rng(0).choice(rows, min(len(rows), BACKGROUND_ROWS), replace=False))
 
     def level(self, modality: Modality) -> Background:
-        """Return what these items give to generic queries of a modality: texts of the bank, or one another."""
+        """Return what these items give to generic queries: texts of the bank, or pictures, or else one another."""
         if self._whole is not None:
             return self._whole.level(modality)
         if modality not in self._levels:
             is_alone = len(self.background) < 2  # and has no others to be compared with
-            by_text = modality is Modality.TEXT or is_alone
-            scores = self._bank() @ self.background.T if by_text else among_themselves(self.background)
+            if modality is Modality.TEXT or (is_alone and self._of_pictures is None):
+                scores = self._bank() @ self.background.T
+            elif self._of_pictures is not None:
+                scores = self._of_pictures(self._sample)
+            else:
+                scores = among_themselves(self.background)
             self._levels[modality] = Background.fit(scores, self.size)
         return self._levels[modality]
 

@@ -26,7 +26,7 @@ from xsearch.library.words import NO_WORDS, WordHits, WordIndex, open_words
 from xsearch.moments import Group
 from xsearch.originals import read_original
 from xsearch.query import Picture, Query, Stored, Term
-from xsearch.ranking.confidence import GOOD_MATCH
+from xsearch.ranking.confidence import GOOD_MATCH, bank_rows
 from xsearch.ranking.fusion import Fusion
 from xsearch.ranking.merge import merged_order
 from xsearch.retrieve import Asked, Pool, Texts, retrieve
@@ -223,12 +223,21 @@ class Searcher:
         took_ms = self._clock.took_ms | clock.took_ms
         return [Hits(one, took_ms) for one in hits]
 
-    def search(self, vectors: Embeddings, modality: Modality, *, k: int, kinds: Sequence[Kind] = tuple(Kind)) -> Found:
+    def search(
+        self,
+        vectors: Embeddings,
+        modality: Modality,
+        *,
+        k: int,
+        kinds: Sequence[Kind] = tuple(Kind),
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Found:
         """Return rows of the library and their cosines for (q, dim) unit vectors, padded with -1 and -inf.
 
-        `modality` says which tower made the vectors.
+        `modality` says which tower made the vectors, `allowed` (rows,) which rows may be found.
         """
         mask = self.library.of_kinds(kinds)
+        mask = mask if allowed is None else mask & allowed
         return self._search(vectors, modality, k, None if mask.all() else mask)
 
     def _search(self, vectors: Embeddings, modality: Modality, k: int, allowed: NDArray[np.bool_] | None) -> Found:
@@ -388,10 +397,23 @@ class Searcher:
         return [pool for pool in pools if pool.size]
 
     def _pool(self, kinds: tuple[Kind, ...], allowed: NDArray[np.bool_] | None) -> Pool:
+        by_pictures = self._of_pictures if kinds == (Kind.TEXT,) and self.library.of_kinds(TOWERS[0]).any() else None
         whole = self._pools.get(kinds) or self._pools.setdefault(
-            kinds, Pool(self.library, kinds, self._search, self._bank, words=self._with_words)
+            kinds,
+            Pool(self.library, kinds, self._search, self._bank, words=self._with_words, of_pictures=by_pictures),
         )
         return Pool(self.library, kinds, self._search, self._bank, allowed, whole, words=self._with_words)
+
+    def _of_pictures(self, texts: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return (b, n) cosines of some pictures of the library with the texts of these (n,) rows.
+
+        As generic queries have no answer, a picture is none to its own captions.
+        """
+        pictures = np.flatnonzero(self.library.of_kinds(TOWERS[0]))
+        pictures = pictures[bank_rows(len(pictures))]
+        scores = self.library.vectors.take(pictures) @ self.library.vectors.take(texts).T
+        scores[self._pairs.item_of[texts] == pictures[:, None]] = scores.mean()
+        return scores
 
     def _with_words(self, words: str, k: int, allowed: NDArray[np.bool_]) -> WordHits:
         index = self._words

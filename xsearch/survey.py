@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from hashlib import blake2b
 from pathlib import Path
 
@@ -21,7 +22,14 @@ from xsearch.types import Item, Kind, Skipped, item_id
 # Reasons that say nothing about whether a file is still there: what is known of it, and of all below it, is kept.
 MAY_PASS = frozenset({"unreadable folder", "unreadable file", "unreadable table", "broken link"})
 
-_OCR_PART = re.compile(r"(?:.* )?ocr \d+", re.DOTALL)
+_MADE_PART = re.compile(r"(?:.* )?(ocr|caption) \d+", re.DOTALL)
+
+
+class Made(StrEnum):
+    """How xsearch itself came to a text that belongs to a picture: read in it, or made up about it."""
+
+    OCR = "ocr"
+    CAPTION = "caption"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +200,7 @@ def plan_reading(found: Survey, library: Library, blank: Container[str]) -> RunP
     names = ("root", "path", "id", "content_hash")
     roots, paths, ids, hashes = (library.column(name).to_pylist() for name in names)
     pairs = library.column("pair").to_pylist()
-    known = {pairs[row] for row in ocr_rows(library)}
+    known = {pairs[row] for row in made_rows(library, [Made.OCR])}
     files: list[int] = []
     inside: dict[Path, list[int]] = {}
     for row in np.flatnonzero(library.of_kinds([Kind.IMAGE])).tolist():
@@ -207,25 +215,25 @@ def plan_reading(found: Survey, library: Library, blank: Container[str]) -> RunP
     return RunPlan(0, (), (), (), 0, (), unread)
 
 
-def ocr_rows(library: Library) -> set[int]:
-    """Return the rows of texts that were read in pictures, dead ones left out."""
+def made_rows(library: Library, how: Container[Made] = tuple(Made)) -> set[int]:
+    """Return the rows of texts that no person wrote, dead ones left out."""
     parts = library.column("part").to_pylist()
-    texts = np.flatnonzero(library.of_kinds([Kind.TEXT])).tolist()
-    return {row for row in texts if _OCR_PART.fullmatch(parts[row])}
+    rows = np.flatnonzero(library.of_kinds([Kind.TEXT])).tolist()
+    return {row for row in rows if (found := _MADE_PART.fullmatch(parts[row])) and Made(found[1]) in how}
 
 
-def ocr_items(picture: Item, passages: Sequence[str]) -> list[Item]:
-    """Return the texts that were read in a picture as items that belong to it: they come, move and go with its file."""
-    parts = [f"{picture.part} ocr {number}".lstrip() for number in range(len(passages))]
+def made_items(picture: Item, passages: Sequence[str], how: Made) -> list[Item]:
+    """Return texts as items that belong to a picture: they come, move and go with its file."""
+    parts = [f"{picture.part} {how} {number}".lstrip() for number in range(len(passages))]
     return [
         replace(picture, id=item_id(picture.file, part), kind=Kind.TEXT, part=part, pair=picture.id, text=passage)
         for part, passage in zip(parts, passages, strict=True)
     ]
 
 
-def is_ocr(item: Item) -> bool:
-    """Whether an item is a text that was read in a picture."""
-    return item.kind is Kind.TEXT and _OCR_PART.fullmatch(item.part) is not None
+def is_made(item: Item) -> bool:
+    """Whether an item is a text that no person wrote."""
+    return item.kind is Kind.TEXT and _MADE_PART.fullmatch(item.part) is not None
 
 
 def _signature(source: SampleSource) -> str:

@@ -6,14 +6,24 @@ from typing import Annotated
 import typer
 
 from xsearch import __version__
+from xsearch.cli.caption import caption_command
 from xsearch.cli.chat import chat_command
 from xsearch.cli.cluster import cluster_command
 from xsearch.cli.duplicates import duplicates_command
+from xsearch.cli.eval import eval_command
 from xsearch.cli.exchange import export_command, import_command
 from xsearch.cli.explain import explain_command
+from xsearch.cli.export_onnx import export_onnx_command
 from xsearch.cli.index import index_command
-from xsearch.cli.library import forget_command, models_command, stats_command, verify_command
+from xsearch.cli.library import (
+    forget_command,
+    models_command,
+    optimize_command,
+    stats_command,
+    verify_command,
+)
 from xsearch.cli.mcp import mcp_command
+from xsearch.cli.migrate import migrate_command
 from xsearch.cli.query import query_command
 from xsearch.cli.serve import serve_command
 from xsearch.cli.similar import similar_command
@@ -34,8 +44,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tag": tag_command,
     "cluster": cluster_command,
     "duplicates": duplicates_command,
+    "eval": eval_command,
+    "migrate": migrate_command,
+    "export-onnx": export_onnx_command,
+    "caption": caption_command,
     "stats": stats_command,
     "verify": verify_command,
+    "optimize": optimize_command,
     "forget": forget_command,
     "models": models_command,
     "export": export_command,

@@ -65,7 +65,7 @@ def explain_command(
     model: Model = None,
     json: Json = False,
 ) -> None:
-    """Show where in a picture a text is seen, and which words count.
+    """Show where in a picture a text is seen, and which words tell.
 
     The weight of a word is the cosine of text and picture less that without the word. Heat is from 0 to 1: the chance
     that a region shows the text, or the word, and none of --against. The encoder is that of the library in --data.

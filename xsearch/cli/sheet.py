@@ -13,6 +13,7 @@ from xsearch.types import Hit, Kind, RGBImage
 
 if TYPE_CHECKING:
     from xsearch.cluster import Cluster
+    from xsearch.learning.evaluate import Miss
     from xsearch.summarize import Board
 
 THUMBNAIL_PX = 320
@@ -103,3 +104,14 @@ def _content(hit: Hit) -> str:
     except (OSError, SourceError, Undecodable) as error:
         return f"<p>{escape(shortened(f'the picture cannot be shown: {error}'))}</p>"
     return _image(small, Path(hit.path).name)
+
+
+def misses_sheet(title: str, misses: "Iterable[Miss]") -> str:
+    """Return the page of texts that did not find their picture: the picture, and what stood before it."""
+    parts = []
+    for miss in misses:
+        right = f"<b>right, {miss.rank:,}.</b> · {escape(Path(miss.right.path).name)}"
+        shown = [_figure(miss.right.item.file.as_uri(), short(miss.right.path), _content(miss.right), right)]
+        parts.append(f"<h2>{escape(shortened(miss.text))}</h2>")
+        parts.append(_grid("section", [*shown, *map(_hit, miss.hits)]))
+    return _page(title, "\n".join(parts))

@@ -19,7 +19,7 @@ def tag_command(
     model: Model = None,
     json: Json = False,
 ) -> None:
-    """Give pictures and frames labels, by the names of things alone.
+    """Give pictures and frames labels by the names of things alone.
 
     Each gets the labels that are probably right, which may be several or none. They replace those of the last run, hold
     for pictures that come later too, and can be asked for: xsearch query --where "'dog' IN tags".

@@ -1,7 +1,7 @@
-"""Encoders stored as a pair of ONNX files, the built-in one first of all. The owner of onnxruntime.
+"""Encoders stored as a pair of ONNX files: the built-in one, and those that `xsearch export-onnx` writes.
 
 A folder holds `config.json`, `image.onnx`, `text.onnx` and `tokenizer.json`. Each tower is opened when it is first
-needed: a text query never loads the image tower.
+needed: a text query never loads the image tower. The owner of onnxruntime.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +25,7 @@ from xsearch.vectors import l2_normalize
 
 if TYPE_CHECKING:
     import onnxruntime
+    from PIL.Image import Image
     from tokenizers import Encoding, Tokenizer
 
 BUILTIN_DIR = Path(__file__).parent / "builtin"
@@ -33,6 +35,58 @@ CHUNK_IMAGES = 8
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How a picture is brought to `height` x `width`, as open_clip does it (`open_clip.transform.image_transform`).
+
+    `resize` is squash; shortest: scaled until the shorter side fits, and the middle is taken; or longest: scaled until
+    all fits, and the rest filled with the grey level `fill`. Of a picture whose long side is more than `max_aspect`
+    times the short one, only the middle counts: scaled until its short side fits it could take gigabytes.
+    """
+
+    height: int
+    width: int
+    resize: str
+    interpolation: str
+    fill: int = 0
+    max_aspect: int | None = None
+
+    def framed(self, image: RGBImage) -> "Image":
+        """Return an RGB picture of `height` x `width`."""
+        from PIL import Image
+
+        if self.max_aspect is not None:
+            longest = self.max_aspect * min(image.shape[:2])
+            image = image[
+                tuple(slice(max(0, (side - longest) // 2), (side + longest) // 2) for side in image.shape[:2])
+            ]
+        picture = Image.fromarray(image)
+        width, height = picture.size
+        filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+        if self.resize == "squash":
+            return picture.resize((self.width, self.height), filters[self.interpolation])
+        ratios = height / self.height, width / self.width
+        if self.resize == "longest":
+            scaled = round(width / max(ratios)), round(height / max(ratios))
+            inside = picture.resize(scaled, filters[self.interpolation])
+            whole = Image.new("RGB", (self.width, self.height), (self.fill,) * 3)
+            whole.paste(inside, ((self.width - scaled[0]) // 2, (self.height - scaled[1]) // 2))
+            return whole
+        if self.width == self.height:
+            # Not by the ratio: torchvision cuts the long side off where it does not come out even.
+            short = min(width, height)
+            scaled = int(self.width * width / short), int(self.height * height / short)
+            return _middle(picture.resize(scaled, filters[self.interpolation]), self.height, self.width)
+        scaled = round(width / min(ratios)), round(height / min(ratios))
+        # open_clip does not hand the filter on to its own resizing.
+        return _middle(picture.resize(scaled, filters["bicubic"]), self.height, self.width)
+
+
+def _middle(picture: "Image", height: int, width: int) -> "Image":
+    left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+    return picture.crop((left, top, left + width, top + height))
 
 
 class OnnxEncoder:
@@ -52,17 +106,14 @@ class OnnxEncoder:
         std = np.asarray(image["std"], np.float32)
         self._pixel_scale = (1 / (255 * std)).astype(np.float32)[:, None, None]
         self._pixel_shift = (-np.asarray(image["mean"], np.float32) / std)[:, None, None]
+        height, width = np.broadcast_to(image["size_px"], 2).tolist()
+        self._framing = Framing(
+            height, width, image["resize"], image["interpolation"], image.get("fill", 0), image.get("max_aspect")
+        )
         self._spec = EncoderSpec(
             name=name,
-            fingerprint=Fingerprint(
-                model=f"{self._config['name']}-{self._config['version']}",
-                weights=self._config.get("weights") or weights_hash(folder, self._config),
-                preprocessing=f"{image['resize']}-{image['size_px']}-{image['interpolation']}",
-                tokenizer=f"{text['tokenizer']}-{text['max_tokens']}",
-                precision=self._config.get("precision", "float"),
-                dim=int(self._config["dim"]),
-            ),
-            image_px=int(image["size_px"]),
+            fingerprint=_fingerprint(folder, self._config),
+            image_px=max(self._framing.height, self._framing.width),
             max_tokens=int(text["max_tokens"]),
             logit_scale=float(self._config["logit_scale"]),
         )
@@ -80,11 +131,11 @@ class OnnxEncoder:
             (embedding,) = self._tower("image").run(["embedding"], {"pixels": self._pixels(chunk)})
             return np.asarray(embedding, np.float32)
 
-        return self._unit_rows(self._map(encode, images, CHUNK_IMAGES))
+        return self._unit_rows(self._map(encode, images, self._chunk))
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
         def encode(encodings: "Sequence[Encoding]") -> NDArray[np.float32]:
-            (embedding,) = self._tower("text").run(["embedding"], _token_inputs(encodings[0]))
+            (embedding,) = self._tower("text").run(["embedding"], self._token_inputs(encodings[0]))
             return np.asarray(embedding, np.float32)
 
         # One text a call: dynamic int8 takes its scale from the whole batch, and a text's vector must not depend on
@@ -92,12 +143,16 @@ class OnnxEncoder:
         return self._unit_rows(self._map(encode, self._tokenizer.encode_batch(list(texts)), 1))
 
     def encode_patches(self, images: Sequence[RGBImage]) -> Patches:
+        """Return the regions of pictures. Raises EncoderUnavailable if the image tower gives none."""
+        if "grid" not in self._config["image"]:
+            raise EncoderUnavailable(f"{self.spec.name} has no patch vectors", remedy="explain with another encoder")
+
         def encode(chunk: Sequence[RGBImage]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
             vectors, weights = self._tower("image").run(["patches", "patch_weights"], {"pixels": self._pixels(chunk)})
             return np.asarray(vectors, np.float32), np.asarray(weights, np.float32)
 
         rows, columns = self._config["image"]["grid"]
-        found = self._map(encode, images, CHUNK_IMAGES)
+        found = self._map(encode, images, self._chunk)
         empty = np.empty((0, rows * columns, self.spec.dim), np.float32)
         return Patches(
             vectors=l2_normalize(np.concatenate([empty, *(vectors for vectors, _ in found)])),
@@ -106,11 +161,15 @@ class OnnxEncoder:
         )
 
     def encode_words(self, texts: Sequence[str]) -> list[Words]:
+        """Return the tokens of texts. Raises EncoderUnavailable if the text tower gives none."""
+        if "words" not in [output.name for output in self._tower("text").get_outputs()]:
+            raise EncoderUnavailable(f"{self.spec.name} has no word vectors", remedy="explain with another encoder")
         words = []
         for encoding in self._tokenizer.encode_batch(list(texts)):
-            (vectors,) = self._tower("text").run(["words"], _token_inputs(encoding))
+            (vectors,) = self._tower("text").run(["words"], self._token_inputs(encoding))
             kept = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
-            words.append(Words(tuple(encoding.tokens[i] for i in kept), l2_normalize(vectors[0, kept])))
+            shown = (self._tokenizer.decode([encoding.ids[i]], skip_special_tokens=False) for i in kept)
+            words.append(Words(tuple(token.strip() for token in shown), l2_normalize(vectors[0, kept])))
         return words
 
     def _map(self, encode: Callable[[Sequence[_T]], _R], inputs: Sequence[_T], size: int) -> list[_R]:
@@ -121,17 +180,22 @@ class OnnxEncoder:
     def _unit_rows(self, chunks: Sequence[NDArray[np.float32]]) -> Embeddings:
         return l2_normalize(np.concatenate([np.empty((0, self.spec.dim), np.float32), *chunks]))
 
-    def _pixels(self, images: Sequence[RGBImage]) -> NDArray[np.float32]:
-        """Return (n, 3, px, px) float32: each picture squashed to a square, then (value/255 - mean) / std."""
-        from PIL import Image
+    @property
+    def _chunk(self) -> int:
+        return int(self._config["image"].get("chunk", CHUNK_IMAGES))
 
-        side = self.spec.image_px
-        pixels = np.empty((len(images), 3, side, side), np.float32)
+    def _pixels(self, images: Sequence[RGBImage]) -> NDArray[np.float32]:
+        """Return (n, 3, height, width) float32: each picture framed, then (value/255 - mean) / std."""
+        pixels = np.empty((len(images), 3, self._framing.height, self._framing.width), np.float32)
         for image, out in zip(images, pixels, strict=True):
-            square = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
-            np.multiply(np.asarray(square).transpose(2, 0, 1), self._pixel_scale, out=out)
+            np.multiply(np.asarray(self._framing.framed(image)).transpose(2, 0, 1), self._pixel_scale, out=out)
             out += self._pixel_shift
         return pixels
+
+    def _token_inputs(self, encoding: "Encoding") -> dict[str, NDArray[np.int64]]:
+        known = {"input_ids": encoding.ids, "attention_mask": encoding.attention_mask}
+        wanted = [one.name for one in self._tower("text").get_inputs()]
+        return {name: np.array([known[name]], np.int64) for name in wanted}
 
     @cached_property
     def _tokenizer(self) -> "Tokenizer":
@@ -140,6 +204,8 @@ class OnnxEncoder:
         tokenizer = Tokenizer.from_file(str(self._folder / self._config["text"]["tokenizer"]))
         tokenizer.enable_truncation(self.spec.max_tokens)
         tokenizer.no_padding()
+        if padding := self._config["text"].get("padding"):  # the tower sees it, so all texts are of one length
+            tokenizer.enable_padding(length=self.spec.max_tokens, pad_id=padding["id"], pad_token=padding["token"])
         return tokenizer
 
     def _tower(self, name: str) -> "onnxruntime.InferenceSession":
@@ -147,6 +213,21 @@ class OnnxEncoder:
             if name not in self._towers:
                 self._towers[name] = _open_session(self._folder / self._config[name]["file"])
             return self._towers[name]
+
+
+def _fingerprint(folder: Path, config: dict[str, Any]) -> Fingerprint:
+    if "fingerprint" in config:
+        # An export has that of its model: its vectors were compared with the model's when it was written.
+        return Fingerprint(**config["fingerprint"])
+    image, text = config["image"], config["text"]
+    return Fingerprint(
+        model=f"{config['name']}-{config['version']}",
+        weights=config.get("weights") or weights_hash(folder, config),
+        preprocessing=f"{image['resize']}-{image['size_px']}-{image['interpolation']}",
+        tokenizer=f"{text['tokenizer']}-{text['max_tokens']}",
+        precision=config.get("precision", "float"),
+        dim=int(config["dim"]),
+    )
 
 
 def weights_hash(folder: Path, config: dict[str, Any]) -> str:
@@ -179,13 +260,6 @@ def _open_session(path: Path) -> "onnxruntime.InferenceSession":
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors share no base class but this
         raise EncoderUnavailable(f"{path.name} cannot be loaded ({error})", remedy="install xsearch again") from error
-
-
-def _token_inputs(encoding: "Encoding") -> dict[str, NDArray[np.int64]]:
-    return {
-        "input_ids": np.array([encoding.ids], np.int64),
-        "attention_mask": np.array([encoding.attention_mask], np.int64),
-    }
 
 
 def _usable_cores() -> int:

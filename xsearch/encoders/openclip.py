@@ -58,6 +58,8 @@ CPU_BATCH = 4
 TEXT_BATCH = 128
 # While one sub-batch is computed the next is resized: of four, only the first is waited for.
 SUB_BATCHES = 4
+CAPTION_BEAMS = 6
+CAPTION_TOKENS = 40
 PROBE_IMAGES = 4
 MIN_COSINE = 0.999
 # A strip of 1 x 30,000 pixels, scaled until its short side fits, would take gigabytes; only its middle is looked at.
@@ -236,6 +238,36 @@ class OpenClipEncoder:
                 shown = tuple(self._token_text(row[position]) for position in kept)
                 words.append(Words(shown, l2_normalize(vectors[kept])))
         return words
+
+    def write_captions(
+        self, images: Sequence[RGBImage], *, beams: int | None = None, nucleus: float | None = None
+    ) -> list[str]:
+        """Return a caption for each picture, by the decoder of a CoCa (Yu et al., arXiv 2205.01917).
+
+        By `beams` beams, in groups that differ (Vijayakumar et al., arXiv 1610.02424), or drawn from the `nucleus`, the
+        likeliest words that make up this probability. Raises EncoderUnavailable for a model without a decoder.
+        """
+        if not hasattr(self._model, "generate"):
+            raise EncoderUnavailable(
+                f"{self._spec.name} writes no captions", remedy="name a CoCa, as openclip:coca_ViT-B-32/..."
+            )
+        how: dict[str, Any] = {"generation_type": "top_p", "top_p": nucleus}
+        if nucleus is None:
+            beams = beams or CAPTION_BEAMS
+            groups = next(groups for groups in (3, 2, 1) if beams % groups == 0)
+            how = {"generation_type": "beam_search", "num_beams": beams, "num_beam_groups": groups}
+        captions = []
+        for pixels in self._batches(images) if len(images) else ():
+            with torch.inference_mode():
+                tokens = self._model.generate(pixels, seq_len=min(CAPTION_TOKENS, self._spec.max_tokens), **how)
+            captions += [self._caption_text(row) for row in tokens.tolist()]
+        return captions
+
+    def _caption_text(self, row: list[int]) -> str:
+        """Return the words between the tokens of start and end."""
+        ends = self._tokenizer.eot_token_id
+        words = row[1 : row.index(ends) if ends in row else None]
+        return " ".join(str(self._tokenizer.decode(words)).split())
 
     @cached_property
     def _sub_batch(self) -> int:

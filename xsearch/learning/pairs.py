@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from xsearch.encoders import Encoder
 from xsearch.errors import SourceError
+from xsearch.index.plan import IndexKind
 from xsearch.indexer import index
 from xsearch.library import Library
 from xsearch.library.pairs import Pairs
-from xsearch.survey import Layout
+from xsearch.pipeline import Progress
+from xsearch.survey import Layout, made_rows
 from xsearch.types import Embeddings, Item, Kind
 
 
@@ -75,6 +77,8 @@ def take_pairs(
     encoder: Encoder,
     *,
     layout: Layout | None = None,
+    index_kind: IndexKind | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> PairSet:
     """Index the sources into the library `data` and return the pairs in it.
@@ -82,13 +86,22 @@ def take_pairs(
     What is in the library already is not encoded again. Raises as `indexer.index`, and SourceError where fewer than two
     pictures have texts.
     """
-    report = index(sources, data, encoder, layout=layout, on_stage=on_stage)
+    report = index(
+        sources,
+        data,
+        encoder,
+        layout=layout,
+        index_kind=index_kind,
+        on_progress=on_progress,
+        on_stage=on_stage,
+    )
     return pairs_of(Library.open(data), report.skipped)
 
 
 def pairs_of(library: Library, skipped: dict[str, int] | None = None) -> PairSet:
     """Return the pairs in a library. Raises SourceError where fewer than two pictures have texts."""
     item_of = Pairs(library).item_of
+    item_of[list(made_rows(library))] = -1  # what xsearch read or made up itself is no truth
     texts = np.flatnonzero((item_of >= 0) & library.of_kinds([Kind.IMAGE])[item_of])
     described, owner = np.unique(item_of[texts], return_inverse=True)
     hashes = np.array([item.content_hash for item in library.items(described)])
