@@ -101,8 +101,11 @@ def test_help_names_every_command_and_its_options(run_xsearch: RunXsearch) -> No
         "tag",
         "cluster",
         "duplicates",
+        "eval",
+        "train",
         "migrate",
         "export-onnx",
+        "caption",
         "stats",
         "verify",
         "optimize",
@@ -118,7 +121,7 @@ def test_help_names_every_command_and_its_options(run_xsearch: RunXsearch) -> No
         page = run_xsearch(command, "-h")
         assert page.returncode == 0
         assert ("--json" in page.stdout) == (command not in ("serve", "mcp"))
-        assert ("--data FOLDER" in page.stdout) == (command != "models")
+        assert ("--data FOLDER" in page.stdout) == (command not in ("models", "train"))
         assert max(map(len, page.stdout.splitlines())) <= 80
         assert "..." not in overview.stdout.partition(f"  {command} ")[2].splitlines()[0]  # no summary is cut short
 

@@ -29,6 +29,7 @@ from xsearch.cli.serve import serve_command
 from xsearch.cli.similar import similar_command
 from xsearch.cli.summarize import summarize_command
 from xsearch.cli.tag import tag_command
+from xsearch.cli.train import train_command
 from xsearch.cli.watch import watch_command
 from xsearch.errors import XSearchError
 
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "cluster": cluster_command,
     "duplicates": duplicates_command,
     "eval": eval_command,
+    "train": train_command,
     "migrate": migrate_command,
     "export-onnx": export_onnx_command,
     "caption": caption_command,

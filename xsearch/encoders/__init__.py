@@ -11,7 +11,7 @@ DEFAULT_MODEL = "builtin"
 
 
 def get_encoder(name: str = DEFAULT_MODEL) -> Encoder:
-    """Open an encoder: `builtin`, `onnx:FOLDER`, `openclip:ARCHITECTURE/PRETRAINED` or the name of a preset.
+    """Open an encoder: `builtin`, `onnx:FOLDER`, `openclip:ARCHITECTURE/PRETRAINED`, a preset or a trained FOLDER.
 
     Raises EncoderUnavailable if there is no such encoder or it cannot be loaded here.
     """
@@ -24,6 +24,11 @@ def get_encoder(name: str = DEFAULT_MODEL) -> Encoder:
 
         folder = Path(name.removeprefix("onnx:")).resolve()
         return OnnxEncoder(folder, name=f"onnx:{folder}")
+    from xsearch.encoders.heads import is_headed, open_heads, read_config
+
+    if is_headed(Path(name)):
+        folder = Path(name).resolve()
+        return open_heads(folder, get_encoder(read_config(folder)["base"]))
     from xsearch.encoders.presets import PRESETS
 
     if name in PRESETS or name.startswith("openclip:"):

@@ -1,4 +1,6 @@
-"""Models of open_clip as a pair of ONNX files that `onnx:FOLDER` reads, compared with the model before they are kept.
+"""Models as a pair of ONNX files that `onnx:FOLDER` reads, compared with the model before they are kept.
+
+Models of open_clip, and what `xsearch train` makes of them and of the built-in encoder.
 
 The owner of onnx and onnxscript. Importing this module where they or torch are missing raises EncoderUnavailable.
 """
@@ -7,9 +9,10 @@ import html
 import json
 import logging
 import re
+import shutil
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from xsearch.encoders import Encoder
+from xsearch.encoders.heads import HeadedEncoder
 from xsearch.encoders.onnx import OnnxEncoder
 from xsearch.encoders.openclip import MAX_ASPECT, OpenClipEncoder
 from xsearch.errors import EncoderUnavailable, SourceError, Undecodable, XSearchError
@@ -31,6 +35,7 @@ from xsearch.probes import probe_texts
 from xsearch.types import Kind, RGBImage
 
 try:
+    import onnx
     import onnxscript.optimizer
     import open_clip
     import torch
@@ -121,10 +126,13 @@ def export_onnx(
     another fingerprint. `pictures` are those it is compared on, with generic texts. Raises EncoderUnavailable for
     models that cannot be exported, XSearchError if the vectors do not agree or the folder is not empty.
     """
-    if not isinstance(model, OpenClipEncoder):
+    if not isinstance(model, (OpenClipEncoder, HeadedEncoder)):
         raise EncoderUnavailable(
-            f"{model.spec.name} is no model of open_clip", remedy="name one, or the result of `xsearch train`"
+            f"{model.spec.name} is stored as ONNX files already",
+            remedy="name a model of open_clip, or the result of `xsearch train`",
         )
+    if int8 and isinstance(model, HeadedEncoder) and isinstance(model._base, OnnxEncoder):
+        raise XSearchError(f"{model.spec.name} stands on files that are rounded already", remedy="leave out --int8")
     if folder.exists() and any(folder.iterdir()):
         raise XSearchError(f"{folder} is not empty", remedy="name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -252,8 +260,39 @@ class _TextTower(torch.nn.Module):  # type: ignore[misc]
         return embedding, _unit(self._encoder._token_vectors(input_ids))
 
 
-def _write(model: OpenClipEncoder, folder: Path) -> dict[str, Any]:
+def _write(model: Encoder, folder: Path) -> dict[str, Any]:
     """Write towers, tokenizer and config, and return the config."""
+    if isinstance(model, HeadedEncoder):
+        config = _write(model._base, folder)
+        _append_head(folder / config["image"]["file"], model._image, ("embedding", "patches"))
+        _append_head(folder / config["text"]["file"], model._text, ("embedding", "words"))
+        config |= {"logit_scale": model.spec.logit_scale}
+    elif isinstance(model, OnnxEncoder):
+        shutil.copytree(model._folder, folder, dirs_exist_ok=True)
+        config = model._config
+    elif isinstance(model, OpenClipEncoder):
+        config = _write_open_clip(model, folder)
+    else:
+        raise EncoderUnavailable(f"{model.spec.name} cannot be exported", remedy="name a model of open_clip")
+    config = config | {"kind": "onnx", "fingerprint": asdict(model.spec.fingerprint)}
+    _write_config(folder, config)
+    return config
+
+
+def _append_head(file: Path, head: NDArray[np.float32], outputs: Collection[str]) -> None:
+    """Have those of the outputs that a tower has multiplied by a head (dim, dim); the encoder makes them unit."""
+    tower = onnx.load(file, load_external_data=False)
+    graph = tower.graph
+    graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(head.T), "head"))
+    for name in [output.name for output in graph.output if output.name in outputs]:
+        for node in graph.node:
+            for values in (node.input, node.output):
+                values[:] = [f"{name}_of_base" if value == name else value for value in values]
+        graph.node.append(onnx.helper.make_node("MatMul", [f"{name}_of_base", "head"], [name]))
+    onnx.save(tower, file)
+
+
+def _write_open_clip(model: OpenClipEncoder, folder: Path) -> dict[str, Any]:
     spec, cfg = model.spec, model._model.visual.preprocess_cfg
     tokenizer, padding = _tokenizer_of(model)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -269,11 +308,9 @@ def _write(model: OpenClipEncoder, folder: Path) -> dict[str, Any]:
     example = tokens[:, :6] if model._causal else tokens
     _save(_TextTower(model), example.to(pixels.device), shape, "input_ids", folder / "text.onnx")
     height, width = pixels.shape[2:]
-    config = {
-        "kind": "onnx",
+    return {
         "name": spec.fingerprint.model,
         "dim": spec.dim,
-        "fingerprint": asdict(spec.fingerprint),
         "image": {
             "file": "image.onnx",
             "size_px": [height, width],
@@ -293,8 +330,6 @@ def _write(model: OpenClipEncoder, folder: Path) -> dict[str, Any]:
         },
         "logit_scale": spec.logit_scale,
     }
-    _write_config(folder, config)
-    return config
 
 
 def _write_config(folder: Path, config: dict[str, Any]) -> None:
