@@ -51,7 +51,7 @@ def eval_command(
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Measure how well texts find their pictures, and pictures texts.
+    """Measure how well pictures and texts find one another.
 
     Recall@k is the share of queries with a right answer among the first k; after each figure stands its 95 % interval.
     Captions are chosen from the texts of other pictures and compared with a picture's own (BLEU). With --classes it is

@@ -74,10 +74,11 @@ def verify_command(
 
 
 def optimize_command(data: Data = DEFAULT_DATA, json: Json = False) -> None:
-    """Rewrite the library as if made at once: nothing removed, a new index.
+    """Rewrite the library as if it were made at once.
 
-    Queries go on meanwhile. It is never needed for right answers, and index runs do most of it when it pays: run it
-    after large removals, or when a library has grown a lot since its index was trained.
+    Nothing removed is left, small shards are merged, the index is trained anew. Queries go on meanwhile. It is never
+    needed for right answers, and index runs do most of it when it pays: run it after large removals, or when a library
+    has grown a lot since its index was trained.
     """
     from xsearch.maintenance import optimize
 
