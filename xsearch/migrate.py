@@ -163,6 +163,7 @@ class _Run:
 
     def go_over(self) -> None:
         with LibraryWriter(self._data / NEXT, self._encoder.spec) as copy:
+            _refuse_full_disk(Library.open(self._data), self._encoder.spec.dim, copy.manifest.rows)
             caught_up = self._catch_up(copy)
             with ExitStack() as held:
                 writer = _locked(self._data, held, self._on_stage)
@@ -177,7 +178,6 @@ class _Run:
         library = Library.open(self._data)
         todo, stale = self._difference(library, Library.open(copy.folder))
         _refuse_missing_sources(library, todo.values())
-        _refuse_full_disk(library, self._encoder.spec.dim, copy.manifest.rows)
         copy.bury(stale)
         self._on_stage("embedding")
         self._embed(library, todo, copy)

@@ -39,13 +39,13 @@ def export_onnx_command(
     if json:
         print_json(asdict(done) | {"folder": str(folder), "pictures": len(pictures), "are_real": are_real})
         return
-    say(f"wrote {done.model} to {folder} ({size(done.bytes)}); it opens as --model onnx:{folder}")
+    say(f"wrote {model} to {folder} ({size(done.bytes)}); it opens as --model onnx:{folder}")
     compared = [("float32", done.float32), *([("int8", done.int8)] if done.int8 is not None else [])]
-    listing([(name, f"{_line(found)}, of {counted(len(pictures), 'picture')}") for name, found in compared])
+    listing([(name, _line(found, counted(len(pictures), "picture"))) for name, found in compared])
 
 
-def _line(found: "Agreement") -> str:
+def _line(found: "Agreement", pictures: str) -> str:
     return (
-        f"least cosine {found.image:.4f} of pictures, {found.text:.4f} of texts; "
-        f"{found.nearest:.1%} of the ten nearest pictures of a text are the same"
+        f"least cosine to the model {found.image:.4f} of {pictures}, {found.text:.4f} of texts; "
+        f"{found.nearest:.1%} of the ten nearest to a text are the same"
     )

@@ -156,19 +156,21 @@ function keep(key, next) {
   if (answers.size > KEPT_ANSWERS) answers.delete(answers.keys().next().value);
 }
 
+function isPoor() {
+  return isAsked(place, pictures()) && !results.goodMatch && results.hits.length > 0;
+}
+
 /** Show the results that there are. */
 function present() {
   const { hits } = results;
   results.nearest = place.nearest;
-  const isSearched = isAsked(place, pictures());
-  const isPoor = isSearched && !results.goodMatch && hits.length > 0;
-  const isShown = hits.length > 0 && (!isPoor || Boolean(place.nearest));
+  const isShown = hits.length > 0 && (!isPoor() || Boolean(place.nearest));
   grid.root.hidden = !isShown;
-  grid.show(isShown ? hits : [], isSearched);
+  grid.show(isShown ? hits : [], isAsked(place, pictures()));
   tell();
-  notice.hidden = !isPoor && hits.length > 0;
-  if (isPoor && place.nearest) fill(notice, el("p", {}, "No good match. These are the nearest that there are."));
-  else if (isPoor) {
+  notice.hidden = isShown;
+  if (isShown) notice.replaceChildren();
+  else if (hits.length) {
     const what = place.q ? `No good match for “${place.q}”` : "No good match for this picture";
     const nearest = () => go({ nearest: "1" }, { isReplaced: true });
     fill(
@@ -177,7 +179,7 @@ function present() {
       el("p", {}, "Nothing stands out from what this library has for anything at all."),
       el("button", { type: "button", on: { click: nearest } }, "Show the nearest anyway"),
     );
-  } else if (!hits.length) {
+  } else {
     const cleared = Object.fromEntries(FILTERS.map((name) => [name, read("")[name]]));
     fill(
       notice,
@@ -192,11 +194,12 @@ function present() {
 function tell() {
   const { hits, isWhole } = results;
   const sure = Math.max(...hits.map((hit) => hit.confidence ?? 0), 0);
-  const counted = `${hits.length.toLocaleString("en")}${isWhole ? "" : "+"} ${hits.length === 1 && isWhole ? "result" : "results"}`;
-  const isPoor = !results.goodMatch && !place.nearest;
+  const counted = (noun) => (isWhole ? count(hits.length, noun) : `${hits.length.toLocaleString("en")}+ ${noun}s`);
   status.classList.remove("wrong");
-  if (!isAsked(place, pictures())) status.textContent = hits.length ? `From your library: ${isWhole ? count(hits.length, "item") : `${counted.split(" ")[0]} items`}` : "";
-  else status.textContent = isPoor ? "No good match" : hits.length ? `${counted}${sure ? `, the best ${percent(sure)} sure` : ""}` : "Nothing found";
+  if (!hits.length) status.textContent = "Nothing found";
+  else if (!isAsked(place, pictures())) status.textContent = `From your library: ${counted("item")}`;
+  else if (isPoor()) status.textContent = place.nearest ? "No good match: these are the nearest" : "No good match";
+  else status.textContent = `${counted("result")}${sure ? `, the best ${percent(sure)} sure` : ""}`;
 }
 
 async function more() {
@@ -215,7 +218,8 @@ async function more() {
 }
 
 function said_of(problem) {
-  return [problem.message, problem.remedy].filter(Boolean).join("; ");
+  const told = [problem.message, problem.remedy].filter(Boolean).join("; ");
+  return told.charAt(0).toUpperCase() + told.slice(1);
 }
 
 // The viewer.
@@ -296,7 +300,9 @@ of("search").addEventListener("submit", (event) => {
   const [draft, rest] = apart(joined(box.value, terms.terms));
   box.value = draft;
   terms.set(rest, pictures(), Boolean(place.q));
+  answers.clear(); // meanwhile there may be more in the library
   asked(false);
+  show();
   if (matchMedia("(pointer: coarse)").matches) box.blur(); // the keyboard covers half of the screen
 });
 

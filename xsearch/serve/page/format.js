@@ -5,12 +5,11 @@ export function nameOf(path) {
   return path.split(/[\\/]/).at(-1) || path;
 }
 
-/** Return `0:12`, `1:02:03`; with `tenths`, `0:12.4`. */
-export function clock(seconds, tenths = false) {
-  const all = tenths ? Math.round(seconds * 10) / 10 : Math.floor(seconds);
-  const [hours, minutes, rest] = [Math.floor(all / 3600), Math.floor(all / 60) % 60, all % 60];
-  const shown = tenths ? rest.toFixed(1).padStart(4, "0") : String(rest).padStart(2, "0");
-  return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${shown}` : `${minutes}:${shown}`;
+/** Return `0:12`, `1:02:03`. */
+export function clock(seconds) {
+  const all = Math.floor(seconds);
+  const [hours, minutes, rest] = [Math.floor(all / 3600), Math.floor(all / 60) % 60, String(all % 60).padStart(2, "0")];
+  return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`;
 }
 
 /** Return `from–to` of a stretch, or the one time where both are the same second. */

@@ -7,13 +7,18 @@ import { address, read } from "./place.js";
 
 const SKIPPED_SHOWN = 500;
 
-const CHART = { width: 960, height: 150, foot: 22 };
+/** Drawings are as wide as their panel, so that their letters are as large as all others. */
+const PANEL = { widest: 1000, narrowest: 260, beside: 76 };
+const CHART = { height: 160, head: 22, foot: 22 };
 /** Beyond so many months bars would be hairs: then each is a year. */
 const MOST_MONTHS = 180;
 const MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];
 
-const MAP = { width: 960, height: 480 };
+const MAP = { shape: 0.5, lowest: 240 };
 const LEAST_DEGREES = 30;
+/** Places nearer to one another on the map are one. */
+const APART_PX = 22;
+const DEGREE_KM = 111.2;
 const NEAR_KM = [5, 50, 500];
 
 /** Fill the element with what the server tells of its library. Throws Problem. */
@@ -25,6 +30,7 @@ export async function showLibrary(root) {
     get("skipped", { k: SKIPPED_SHOWN }),
   ]).finally(() => root.removeAttribute("aria-busy"));
   const { items, index } = stats;
+  const width = Math.min(Math.max(root.clientWidth - PANEL.beside, PANEL.narrowest), PANEL.widest);
   fill(
     root,
     el("h1", {}, "Library"),
@@ -38,8 +44,8 @@ export async function showLibrary(root) {
       card(total, "files skipped"),
       el("li", {}, el("b", {}, bytes(stats.bytes)), el("span", {}, "on disk")),
     ),
-    facets.months.length > 0 && panel("When", timeline(facets.months)),
-    facets.places.length > 0 && panel("Where", map(facets.places)),
+    facets.months.length > 0 && panel("When", timeline(facets.months, width)),
+    facets.places.length > 0 && panel("Where", map(facets.places, width)),
     panel("Folders", folders(facets.folders)),
     panel("How it is searched", search(stats, index)),
     panel("Skipped", skippedFiles(stats.skipped, skipped, total)),
@@ -101,22 +107,22 @@ function skippedFiles(reasons, files, total) {
 }
 
 /** Return bars by month, or by year where there are many months, each a link to what was taken then. */
-export function timeline(months) {
+export function timeline(months, width) {
   const bars = binned(months);
   const most = Math.max(...bars.map((bar) => bar.count));
-  const step = CHART.width / bars.length;
-  const room = CHART.height - CHART.foot;
+  const step = width / bars.length;
+  const [base, room] = [CHART.height - CHART.foot, CHART.height - CHART.foot - CHART.head];
   const drawn = bars.map((bar, at) => {
     const height = bar.count ? Math.max(3, (room * bar.count) / most) : 0;
-    const shape = svg("rect", { x: at * step + step * 0.1, y: room - height, width: step * 0.8, height, rx: Math.min(3, step / 4) });
-    const target = svg("rect", { class: "target", x: at * step, y: 0, width: step, height: room });
+    const shape = svg("rect", { x: at * step + step * 0.1, y: base - height, width: step * 0.8, height, rx: Math.min(3, step / 4) });
+    const target = svg("rect", { class: "target", x: at * step, y: 0, width: step, height: base });
     const label = `${bar.name}: ${count(bar.count, "item")}`;
     return bar.count > 0 && svg("a", { href: to({ from: bar.from, to: bar.to }), "aria-label": label }, svg("title", {}, label), target, shape);
   });
   const apart = Math.ceil(70 / step);
   const labels = bars.map((bar, at) => {
     const isFirst = bar.isYear ? at % apart === 0 : bar.from.endsWith("-01-01") || at === 0;
-    return isFirst && at * step < CHART.width - 30 && svg("text", { x: at * step + 2, y: CHART.height - 5 }, bar.from.slice(0, 4));
+    return isFirst && at * step < width - 30 && svg("text", { x: at * step + 2, y: CHART.height - 5 }, bar.from.slice(0, 4));
   });
   let [shown, free] = [[], -Infinity];
   for (const label of labels.filter(Boolean)) {
@@ -124,8 +130,10 @@ export function timeline(months) {
     shown.push(label);
     free = Number(label.getAttribute("x")) + 62;
   }
-  const names = { class: "timeline", viewBox: `0 0 ${CHART.width} ${CHART.height}`, role: "group", "aria-label": "Items by when they were taken" };
-  return svg("svg", names, svg("line", { x1: 0, x2: CHART.width, y1: room + 0.5, y2: room + 0.5 }), ...drawn, ...shown);
+  const scale = svg("text", { x: 2, y: 12 }, `${most.toLocaleString("en")} a ${bars[0].isYear ? "year" : "month"}`);
+  const lines = [CHART.head, base].map((y) => svg("line", { x1: 0, x2: width, y1: y + 0.5, y2: y + 0.5 }));
+  const names = { class: "timeline", viewBox: `0 0 ${width} ${CHART.height}`, role: "group", "aria-label": "Items by when they were taken" };
+  return svg("svg", names, ...lines, scale, ...drawn, ...shown);
 }
 
 function binned(months) {
@@ -153,39 +161,61 @@ function range(first, last) {
 }
 
 /** Return the places on a map, longitudes and latitudes as they are (plate carrée), each a link to what was taken there. */
-export function map(places) {
-  const view = windowOf(places);
-  const scale = MAP.width / view.width;
+export function map(places, width) {
+  const view = windowOf(places, Math.max(MAP.shape, MAP.lowest / width));
+  const scale = width / view.width;
+  const height = view.height * scale;
   const x = (lon) => (lon - view.west) * scale;
   const y = (lat) => (view.north - lat) * scale;
-  const step = [0.1, 0.25, 0.5, 1, 2, 5, 10, 30].find((degrees) => view.width / degrees <= 13) ?? 30;
+  const step = [0.1, 0.25, 0.5, 1, 2, 5, 10, 30].find((degrees) => degrees * scale >= 70) ?? 30;
   const lines = [];
   for (let lon = Math.ceil(view.west / step) * step; lon <= view.west + view.width; lon += step) {
-    lines.push(svg("path", { d: `M${x(lon)} 0V${MAP.height}` }), svg("text", { x: x(lon) + 3, y: MAP.height - 5 }, degrees(lon, "E", "W")));
+    lines.push(svg("path", { d: `M${x(lon)} 0V${height}` }), svg("text", { x: x(lon) + 3, y: height - 5 }, degrees(lon, "E", "W")));
   }
   for (let lat = Math.ceil((view.north - view.height) / step) * step; lat <= view.north; lat += step) {
-    lines.push(svg("path", { d: `M0 ${y(lat)}H${MAP.width}` }), svg("text", { x: 3, y: y(lat) - 3 }, degrees(lat, "N", "S")));
+    lines.push(svg("path", { d: `M0 ${y(lat)}H${width}` }), svg("text", { x: 3, y: y(lat) - 3 }, degrees(lat, "N", "S")));
   }
-  const km = NEAR_KM.find((radius) => radius > (view.width * 111) / 120) ?? NEAR_KM.at(-1);
-  const most = Math.max(...places.map((place) => place.count));
-  const points = places.map((place) => {
-    const near = `${place.lat.toFixed(4)},${place.lon.toFixed(4)},${km}`;
+  const least = NEAR_KM.find((radius) => radius > (view.width * DEGREE_KM) / 120) ?? NEAR_KM.at(-1);
+  const together = merged(places, APART_PX / scale);
+  const most = Math.max(...together.map((place) => place.count));
+  const points = together.map((place) => {
+    const near = `${place.lat.toFixed(4)},${place.lon.toFixed(4)},${Math.max(least, Math.ceil(1.2 * place.reach_km))}`;
     const label = `${count(place.count, "item")} near ${degrees(place.lat, "N", "S")} ${degrees(place.lon, "E", "W")}`;
-    const r = 6 + 14 * Math.sqrt(place.count / most);
+    const r = (6 + 14 * Math.sqrt(place.count / most)) * Math.min(width / 700, 1);
     return svg("a", { href: to({ near }), "aria-label": label }, svg("title", {}, label), svg("circle", { cx: x(place.lon), cy: y(place.lat), r }));
   });
   // land.svg has tenths of degrees.
   const land = svg("use", { href: "land.svg#land", class: "land", transform: `translate(${x(0)} ${y(0)}) scale(${scale / 10})` });
-  const names = { class: "map", viewBox: `0 0 ${MAP.width} ${MAP.height}`, role: "group", "aria-label": "Map of where items were taken" };
+  const names = { class: "map", viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Map of where items were taken" };
   return svg("svg", names, land, svg("g", { class: "grid" }, ...lines), ...points);
 }
 
-/** Return the part of the globe with all places, in the shape of the map. */
-function windowOf(places) {
+/** Return the places with those that are nearer than `degrees` made one: their middle, and how far it is to the farthest. */
+function merged(places, degrees) {
+  const groups = [];
+  for (const place of places) {
+    const near = groups.find((group) => Math.hypot(group.lat - place.lat, group.lon - place.lon) < degrees);
+    if (!near) {
+      groups.push({ ...place, held: [place] });
+      continue;
+    }
+    const share = place.count / (near.count + place.count);
+    near.lat += (place.lat - near.lat) * share;
+    near.lon += (place.lon - near.lon) * share;
+    near.count += place.count;
+    near.held.push(place);
+  }
+  const km = (one, other) =>
+    DEGREE_KM * Math.hypot(one.lat - other.lat, (one.lon - other.lon) * Math.cos((one.lat * Math.PI) / 180));
+  return groups.map((group) => ({ ...group, reach_km: Math.max(...group.held.map((place) => km(group, place))) }));
+}
+
+/** Return the part of the globe with all places; `shape` is the map's height by its width. */
+function windowOf(places, shape) {
   const [lats, lons] = [places.map(({ lat }) => lat), places.map(({ lon }) => lon)];
   const [south, north, west, east] = [Math.min(...lats), Math.max(...lats), Math.min(...lons), Math.max(...lons)];
-  const width = Math.min(360, Math.max((east - west) * 1.25, (north - south) * 2.5, LEAST_DEGREES));
-  const height = (width * MAP.height) / MAP.width;
+  const width = Math.min(360, Math.max((east - west) * 1.25, ((north - south) * 1.25) / shape, LEAST_DEGREES));
+  const height = Math.min(width * shape, 180);
   const centre = { lat: (south + north) / 2, lon: (west + east) / 2 };
   return {
     width,

@@ -12,6 +12,7 @@ const PREVIEW_PX = 640;
 const LARGE_PX = 2560;
 /** A picture is not drawn larger than so many times its own pixels. */
 const MOST_ENLARGED = 3;
+const GAP_PX = 14;
 /** Other moments of a film are marked if they are at least so sure. */
 const LEAST_SURE = 0.05;
 
@@ -100,13 +101,14 @@ export class Viewer {
       video.removeAttribute("src");
       video.load();
     }
-    this.stage.querySelector(".line")?.remove();
+    this.film?.bar.remove();
     this.figure.replaceChildren();
     this.panel.replaceChildren();
     this.film = null;
     this.canvas = null;
     this.still = null;
     this.maps = null;
+    this.note = null;
     this.zoom.take(null);
   }
 
@@ -144,9 +146,9 @@ export class Viewer {
   presentFilm({ item_id: id, path, t_start_s: start_s }) {
     this.still = el("img", { alt: nameOf(path), src: thumbnail(id, PREVIEW_PX), hidden: true });
     this.canvas = el("canvas", { "aria-hidden": "true" });
-    this.film = player(id, start_s ?? 0, () => this.unplayable());
+    this.film = player(id, start_s ?? 0, { onPlay: () => this.isHeated && this.choose(null), onUnplayable: () => this.unplayable() });
     this.figure.replaceChildren(this.film.video, this.still, this.canvas);
-    this.stage.append(this.film.line);
+    this.stage.append(this.film.bar);
     if (this.hit) this.film.mark([this.hit]);
     if (!this.query) return;
     get(`items/${encodeURIComponent(id)}/moments`, { q: this.query }, this.aborting.signal).then(
@@ -158,21 +160,24 @@ export class Viewer {
   unplayable() {
     if (!this.film?.video.getAttribute("src")) return;
     this.film.video.hidden = true;
-    this.film.line.hidden = true;
+    this.film.bar.hidden = true;
     this.still.hidden = false;
     this.still.src = thumbnail(this.shown, LARGE_PX);
-    this.panel.append(el("p", { class: "note" }, "This browser cannot play the film; shown is its frame."));
+    this.note = el("p", { class: "note" }, "This browser cannot play the film; shown is its frame.");
+    this.panel.append(this.note);
+    this.fit();
   }
 
   /** Make the figure as large as the stage allows. */
   fit() {
     const [width, height] = this.size ?? [4, 3];
-    const room = [this.stage.clientWidth, this.stage.clientHeight - (this.film && !this.film.line.hidden ? 64 : 0)];
+    const below = this.film?.bar.offsetHeight ? this.film.bar.offsetHeight + GAP_PX : 0;
+    const room = [this.stage.clientWidth, this.stage.clientHeight - below];
     const scale = Math.min(room[0] / width, room[1] / height, MOST_ENLARGED);
     const isText = this.figure.classList.contains("text");
     this.figure.style.width = isText ? "" : `${Math.round(width * scale)}px`;
     this.figure.style.height = isText ? "" : `${Math.round(height * scale)}px`;
-    if (this.film) this.film.line.style.width = this.figure.style.width;
+    if (this.film) this.film.bar.style.width = this.figure.style.width;
     this.zoom.apply();
     this.drawHeat();
   }
@@ -205,6 +210,7 @@ export class Viewer {
       this.why(item),
       el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
       item.pair && this.pair(item.pair),
+      this.note,
     );
     if (this.isHeated) this.explain();
   }
@@ -284,7 +290,8 @@ export class Viewer {
   }
 
   key(event) {
-    if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input, video")) return;
+    if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("video")) return;
+    if (event.key.startsWith("Arrow") && event.target.closest("input")) return;
     const act = {
       ArrowLeft: () => !this.back.disabled && this.actions.onStep(-1),
       ArrowRight: () => !this.on.disabled && this.actions.onStep(1),
@@ -292,9 +299,9 @@ export class Viewer {
       i: () => this.toggleDetails(),
       m: () => this.actions.onLike(this.shown, true),
       l: () => this.actions.onLike(this.shown, false),
-      " ": () => this.film && (this.film.video.paused ? this.film.video.play().catch(() => {}) : this.film.video.pause()),
+      " ": () => this.film.toggle(),
     }[event.key];
-    if (!act || (event.key === " " && (!this.film || event.target.closest("button, a")))) return;
+    if (!act || (event.key === " " && (!this.film || event.target.closest("button, a, [type=radio]")))) return;
     event.preventDefault();
     act();
   }

@@ -56,7 +56,7 @@ export class Zoom {
   }
 
   down(event) {
-    if (event.target.closest("button, a, video") || event.button) return;
+    if (event.target.closest("button, a, input") || event.button) return;
     this.pointers.set(event.pointerId, event);
     this.start = event;
     if (this.scale > 1) this.stage.setPointerCapture(event.pointerId);
