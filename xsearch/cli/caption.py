@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from xsearch.cli.options import DEFAULT_DATA, Data, Json
@@ -103,6 +102,8 @@ def _of_files(captioner: "Captioner", images: Sequence[Path]) -> "Iterator[Capti
 
 def _known(library: "Library", images: Sequence[Path]) -> "list[Item]":
     """Return the items of these files. Raises XSearchError for one that is not in the library."""
+    import numpy as np
+
     rows = []
     for image in images:
         row = library.row_of(item_id(Path(os.path.realpath(image))))
