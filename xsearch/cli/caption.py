@@ -10,7 +10,6 @@ import typer
 from xsearch.cli.options import DEFAULT_DATA, Data, Json
 from xsearch.cli.output import counted, print_json, say, short, warn
 from xsearch.errors import XSearchError
-from xsearch.types import item_id
 
 if TYPE_CHECKING:
     from xsearch.learning.captioning import Captioned, Captioner
@@ -103,6 +102,8 @@ def _of_files(captioner: "Captioner", images: Sequence[Path]) -> "Iterator[Capti
 def _known(library: "Library", images: Sequence[Path]) -> "list[Item]":
     """Return the items of these files. Raises XSearchError for one that is not in the library."""
     import numpy as np
+
+    from xsearch.types import item_id
 
     rows = []
     for image in images:
