@@ -45,6 +45,8 @@ try:
     from safetensors import SafetensorError
     from torchvision.transforms import Compose
     from torchvision.transforms.functional import to_pil_image
+
+    from xsearch.encoders.decoding import beam_search, draw
 except ImportError as error:
     raise _missing(error) from error
 
@@ -244,30 +246,44 @@ class OpenClipEncoder:
     ) -> list[str]:
         """Return a caption for each picture, by the decoder of a CoCa (Yu et al., arXiv 2205.01917).
 
-        By `beams` beams, in groups that differ (Vijayakumar et al., arXiv 1610.02424), or drawn from the `nucleus`, the
-        likeliest words that make up this probability. Raises EncoderUnavailable for a model without a decoder.
+        The likeliest that `beams` beams find, or drawn from the `nucleus`, the likeliest words that make up this
+        probability. Raises EncoderUnavailable for a model without a decoder.
         """
-        if not hasattr(self._model, "generate"):
+        if not self.writes_captions:
             raise EncoderUnavailable(
                 f"{self._spec.name} writes no captions", remedy="name a CoCa, as openclip:coca_ViT-B-32/..."
             )
-        how: dict[str, Any] = {"generation_type": "top_p", "top_p": nucleus}
-        if nucleus is None:
-            beams = beams or CAPTION_BEAMS
-            groups = next(groups for groups in (3, 2, 1) if beams % groups == 0)
-            how = {"generation_type": "beam_search", "num_beams": beams, "num_beam_groups": groups}
         captions = []
         for pixels in self._batches(images) if len(images) else ():
-            with torch.inference_mode():
-                tokens = self._model.generate(pixels, seq_len=min(CAPTION_TOKENS, self._spec.max_tokens), **how)
-            captions += [self._caption_text(row) for row in tokens.tolist()]
+            with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, self._bfloat16_texts):
+                written = self._write(pixels, beams or CAPTION_BEAMS, nucleus)
+            captions += [" ".join(str(self._tokenizer.decode(tokens)).split()) for tokens in written]
         return captions
 
-    def _caption_text(self, row: list[int]) -> str:
-        """Return the words between the tokens of start and end."""
-        ends = self._tokenizer.eot_token_id
-        words = row[1 : row.index(ends) if ends in row else None]
-        return " ".join(str(self._tokenizer.decode(words)).split())
+    def _write(self, pixels: torch.Tensor, beams: int, nucleus: float | None) -> list[list[int]]:
+        """Return the tokens of a caption for each of (n, 3, h, w), without those of start and end."""
+        seen = self._model(pixels)
+
+        def decode(tokens: torch.Tensor) -> torch.Tensor:
+            each = len(tokens) // len(pixels)
+            latent, patches = (seen[name].repeat_interleave(each, 0) for name in ("image_features", "image_embs"))
+            tokens = tokens.to(self._device)
+            written = self._model(None, tokens, image_latent=latent, image_embs=patches, output_labels=False)
+            return written["logits"][:, -1]
+
+        bounds = {
+            "start": self._tokenizer.sot_token_id,
+            "end": self._tokenizer.eot_token_id,
+            "longest": min(CAPTION_TOKENS, self._spec.max_tokens),
+        }
+        if nucleus is None:
+            return beam_search(decode, len(pixels), beams, **bounds)
+        return draw(decode, len(pixels), nucleus, **bounds)
+
+    @property
+    def writes_captions(self) -> bool:
+        """Whether the model has a decoder: a CoCa with CLIP's own tokenizer."""
+        return hasattr(self._model, "text_decoder") and isinstance(self._tokenizer, open_clip.SimpleTokenizer)
 
     @cached_property
     def _sub_batch(self) -> int:
