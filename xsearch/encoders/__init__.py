@@ -29,7 +29,11 @@ def get_encoder(name: str = DEFAULT_MODEL) -> Encoder:
     if is_headed(Path(name)):
         folder = Path(name).resolve()
         return open_heads(folder, get_encoder(read_config(folder)["base"]))
+    from xsearch.encoders import towers
     from xsearch.encoders.presets import PRESETS
+
+    if trained := towers.read_config(Path(name)):
+        name = f"openclip:{trained['architecture']}/{Path(name).resolve() / towers.WEIGHTS}"
 
     if name in PRESETS or name.startswith("openclip:"):
         from xsearch.encoders.openclip import OpenClipEncoder

@@ -2,7 +2,8 @@
 
 Names are `openclip:ARCHITECTURE/TAG`, as `open_clip.list_pretrained()` lists them, or `openclip:ARCHITECTURE/FILE` for
 a checkpoint on this disk: `openclip:ViT-B-32/runs/mine.pt`, with an absolute path `openclip:ViT-B-32//data/mine.pt`.
-Pictures are prepared for a tag as its training did, for a file by the defaults of open_clip, as open_clip does it.
+Pictures are prepared for a tag as its training did, for a file by the defaults of open_clip, as open_clip does it; for
+what `xsearch train` wrote, as for its base.
 Importing this module where torch or open_clip is missing raises EncoderUnavailable.
 """
 
@@ -22,6 +23,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from xsearch.encoders import towers
 from xsearch.encoders.base import Patches, Words
 from xsearch.errors import EncoderUnavailable
 from xsearch.types import Embeddings, EncoderSpec, Fingerprint, RGBImage
@@ -124,8 +126,15 @@ class OpenClipEncoder:
     """
 
     def __init__(
-        self, model: Any, preprocess: Compose, tokenizer: Any, spec: EncoderSpec, device: torch.device
+        self,
+        model: Any,
+        preprocess: Compose,
+        tokenizer: Any,
+        spec: EncoderSpec,
+        device: torch.device,
+        tag: str | None = None,
     ) -> None:
+        self.tag, self.device = tag, device  # of which training pictures are prepared, if of any
         self._model = model.to(device, memory_format=torch.channels_last)
         # The last two steps of open_clip's transform, to float and normalise, run on the device, on whole batches.
         *resize, _, normalize = preprocess.transforms
@@ -138,7 +147,6 @@ class OpenClipEncoder:
         self._tokenizer = tokenizer
         self._tokenizing = threading.Lock()
         self._pool = ThreadPoolExecutor(_usable_cores(), thread_name_prefix="resize")
-        self._device = device
         self._spec = spec
 
     @classmethod
@@ -154,13 +162,14 @@ class OpenClipEncoder:
         model_name = parse_name(name, tags)
         architecture, weights = model_name.architecture, model_name.weights
         if isinstance(weights, Path):
-            pretrained: dict[str, Any] = {}
             file = weights = weights.expanduser().resolve()
+            tag = (towers.read_config(file.parent) or {}).get("tag")
             if not file.is_file():
                 raise EncoderUnavailable(f"there is no checkpoint {file}", remedy="check the path")
         else:
-            pretrained = open_clip.get_pretrained_cfg(architecture, weights)
-            file = _fetch_weights(model_name, pretrained)
+            tag = weights
+            file = _fetch_weights(model_name, open_clip.get_pretrained_cfg(architecture, tag))
+        pretrained: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
         config = open_clip.get_model_config(architecture)
         tokenizer = _open_tokenizer(architecture, config["text_cfg"])
         model, preprocess = _load(architecture, file, pretrained, config["text_cfg"])
@@ -178,7 +187,7 @@ class OpenClipEncoder:
             max_tokens=tokenizer.context_length,
             logit_scale=model.logit_scale.exp().item(),
         )
-        return cls(model, preprocess, tokenizer, spec, target)
+        return cls(model, preprocess, tokenizer, spec, target, tag)
 
     @property
     def spec(self) -> EncoderSpec:
@@ -187,6 +196,24 @@ class OpenClipEncoder:
     @property
     def batch_size(self) -> int:
         return SUB_BATCHES * self._sub_batch
+
+    @property
+    def model(self) -> Any:
+        """open_clip's model, on `device`. Its weights are what the fingerprint says: who changes them takes a copy."""
+        return self._model
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether both towers compute in bfloat16."""
+        return self._bfloat16_texts
+
+    def pixels(self, images: Sequence[RGBImage]) -> torch.Tensor:
+        """Return (n, 3, h, w) as the image tower takes pictures, on the device."""
+        return self._finish(self._start(images))
+
+    def tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return (n, context length) token ids as the text tower takes them, on the CPU."""
+        return self._tokenize(texts)
 
     def encode_images(self, images: Sequence[RGBImage]) -> Embeddings:
         if len(images) == 0:
@@ -255,7 +282,7 @@ class OpenClipEncoder:
             )
         captions = []
         for pixels in self._batches(images) if len(images) else ():
-            with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, self._bfloat16_texts):
+            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, self._bfloat16_texts):
                 written = self._write(pixels, beams or CAPTION_BEAMS, nucleus)
             captions += [" ".join(str(self._tokenizer.decode(tokens)).split()) for tokens in written]
         return captions
@@ -267,7 +294,7 @@ class OpenClipEncoder:
         def decode(tokens: torch.Tensor) -> torch.Tensor:
             each = len(tokens) // len(pixels)
             latent, patches = (seen[name].repeat_interleave(each, 0) for name in ("image_features", "image_embs"))
-            tokens = tokens.to(self._device)
+            tokens = tokens.to(self.device)
             written = self._model(None, tokens, image_latent=latent, image_embs=patches, output_labels=False)
             return written["logits"][:, -1]
 
@@ -288,23 +315,23 @@ class OpenClipEncoder:
     @cached_property
     def _sub_batch(self) -> int:
         """Pictures in one pass of the model: what one costs is measured, because no formula holds for every tower."""
-        if self._device.type != "cuda":
+        if self.device.type != "cuda":
             return CPU_BATCH
-        free_bytes, _ = torch.cuda.mem_get_info(self._device)
-        before = torch.cuda.memory_allocated(self._device)
-        torch.cuda.reset_peak_memory_stats(self._device)
+        free_bytes, _ = torch.cuda.mem_get_info(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
         self._run(self._model.encode_image, self._probe(), self._bfloat16_images)
-        used = torch.cuda.max_memory_allocated(self._device) - before
+        used = torch.cuda.max_memory_allocated(self.device) - before
         return plan_batch(free_bytes, used // PROBE_IMAGES)
 
     @cached_property
     def _bfloat16_texts(self) -> bool:
         # On a CPU the text of a query is one row: nothing to gain.
-        return self._device.type == "cuda" and bool(torch.cuda.get_device_capability(self._device) >= (8, 0))
+        return self.device.type == "cuda" and bool(torch.cuda.get_device_capability(self.device) >= (8, 0))
 
     @cached_property
     def _bfloat16_images(self) -> bool:
-        if self._device.type == "cuda":
+        if self.device.type == "cuda":
             return self._bfloat16_texts
         if not _cpu_has_amx():
             return False
@@ -318,9 +345,9 @@ class OpenClipEncoder:
 
     def _run(self, tower: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor, bfloat16: bool) -> torch.Tensor:
         """Return tower(batch) as float32, on the device."""
-        autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16)
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16)
         with torch.inference_mode(), autocast:
-            return tower(batch.to(self._device, non_blocking=True)).float()
+            return tower(batch.to(self.device, non_blocking=True)).float()
 
     def _batches(self, images: Sequence[RGBImage]) -> Iterator[torch.Tensor]:
         """Yield normalised (<= sub-batch, 3, h, w) on the device, in order, the next being resized meanwhile."""
@@ -334,7 +361,7 @@ class OpenClipEncoder:
     def _start(self, images: Sequence[RGBImage]) -> tuple[torch.Tensor, list[Future[None]]]:
         """Begin to resize pictures into one (n, h, w, 3) uint8 batch, pinned where a GPU will fetch it."""
         shape = (len(images), *_height_width(self._model.visual.preprocess_cfg), 3)
-        batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         rows = zip(images, batch.numpy(), strict=True)
         return batch, [self._pool.submit(self._resize_into, row, image) for image, row in rows]
 
@@ -347,7 +374,7 @@ class OpenClipEncoder:
         for resized in pending:
             resized.result()
         # Bytes travel, four times smaller than floats; rows of pixels are channels_last already.
-        pixels = batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+        pixels = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         return pixels.float().div_(255).sub_(self._mean).div_(self._std)
 
     def _patch_vectors(self, pixels: torch.Tensor) -> torch.Tensor:

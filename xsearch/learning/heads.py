@@ -7,9 +7,8 @@ share is chosen on pairs held out, and is nothing where these are not surely fou
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,19 @@ from xsearch.encoders import Encoder
 from xsearch.encoders.heads import CONFIG, WEIGHTS, config_of, headed
 from xsearch.errors import EncoderUnavailable, XSearchError
 from xsearch.learning.losses import contrastive, sigmoid
-from xsearch.learning.metrics import bootstrap, rankings
 from xsearch.learning.pairs import PairSet
+from xsearch.learning.training import (
+    CHECKPOINT,
+    LOG,
+    Batches,
+    Epoch,
+    HeldOut,
+    Objective,
+    Trained,
+    best_share,
+    check_finite,
+    schedule,
+)
 from xsearch.library.files import replacing
 
 try:
@@ -30,21 +40,15 @@ try:
 except ImportError as error:
     raise EncoderUnavailable("torch is missing here", remedy="pip install 'xsearch[clip]'") from error
 
-CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
 SHARES = tuple(share / 10 for share in range(11))
-KS = (1, 5, 10)
-
-
-class Objective(StrEnum):
-    """What is made small."""
-
-    CONTRASTIVE = "contrastive"
-    SIGMOID = "sigmoid"
 
 
 @dataclass(frozen=True, slots=True)
 class HeadOptions:
-    """How heads are trained. `rate` is the highest of a cosine schedule after `warm_up` of all steps."""
+    """How heads are trained. `rate` is the highest of a cosine schedule after `warm_up` of all steps.
+
+    Raises XSearchError for an objective with captions.
+    """
 
     objective: Objective = Objective.CONTRASTIVE
     epochs: int = 40
@@ -56,29 +60,9 @@ class HeadOptions:
     patience: int = 8
     seed: int = 0
 
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """One line of the log: the mean loss of an epoch, and what held-out pairs find then (`recall`)."""
-
-    epoch: int
-    loss: float
-    recall: float
-    scale: float
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What came of it. `base` and `result` are recalls on the pairs held out, `share` how much of the heads is kept."""
-
-    folder: Path
-    training: int
-    held_out: int
-    epochs: tuple[Epoch, ...]
-    share: float
-    base: dict[str, float]
-    result: dict[str, float]
-    skipped: dict[str, int] = field(default_factory=dict)
+    def __post_init__(self) -> None:
+        if self.objective.captions:
+            raise XSearchError("a head has no decoder that could learn to write", remedy="name --method lora or full")
 
 
 def train_heads(
@@ -102,12 +86,8 @@ def train_heads(
         if state.is_settled(options.patience):
             break
         loss = state.run_epoch(epoch)
-        if not math.isfinite(loss):
-            raise XSearchError(
-                f"the loss is not a number any more in epoch {epoch}",
-                remedy=f"what {out} held before stays; train with a lower --rate",
-            )
-        line = Epoch(epoch, loss, _recall(held_out, *state.heads()), state.scale)
+        check_finite(loss, epoch, out)
+        line = Epoch(epoch, loss, _measured(held_out, *state.heads()).mean(), state.scale)
         state.note(line)
         on_epoch(line)
         state.save(out / CHECKPOINT)
@@ -123,8 +103,8 @@ def train_heads(
         held_out=len(held_out.images),
         epochs=tuple(state.log),
         share=share,
-        base=_recalls(held_out, *_identities(base.spec.dim)),
-        result=_recalls(held_out, *kept),
+        base=_measured(held_out, *_identities(base.spec.dim)).recalls(),
+        result=_measured(held_out, *kept).recalls(),
         skipped=pairs.skipped,
     )
 
@@ -137,10 +117,7 @@ class _State:
         self._options, self._told = options, told
         self._images = torch.from_numpy(pairs.image_vectors)
         self._texts = torch.from_numpy(pairs.text_vectors)
-        self._owner = pairs.owner
-        self._texts_of = [np.flatnonzero(pairs.owner == picture) for picture in range(len(pairs.images))]
-        # Texts that say the same are positives of each other's pictures.
-        self._said = np.unique([" ".join(text.lower().split()) for text in pairs.sentences], return_inverse=True)[1]
+        self._batches = Batches(pairs, options.batch, options.seed)
         self._image = torch.zeros(dim, dim, requires_grad=True)  # what each head has over the identity
         self._text = torch.zeros(dim, dim, requires_grad=True)
         self._log_scale = torch.tensor(math.log(scale), requires_grad=True)
@@ -168,18 +145,12 @@ class _State:
     def run_epoch(self, epoch: int) -> float:
         """Show each picture once, with one of its texts; return the mean loss."""
         options = self._options
-        rng = np.random.default_rng([options.seed, epoch])
-        order = rng.permutation(len(self._texts_of))
-        batches = list(_batches(order, options.batch))
         losses = []
-        for number, pictures in enumerate(batches):
-            step = (epoch - 1 + number / len(batches)) / options.epochs
+        for number, (pictures, texts) in enumerate(self._batches.of(epoch)):
+            step = (epoch - 1 + number / len(self._batches)) / options.epochs
             for group in self._optimizer.param_groups:
-                group["lr"] = options.rate * _schedule(step, options.warm_up)
-            texts = np.array([rng.choice(self._texts_of[picture]) for picture in pictures])
-            # Other texts of the same picture, and the same text of other pictures, are right too.
-            same_text = self._said[texts][None] == self._said[texts][:, None]
-            positives = torch.from_numpy(same_text | (pictures[:, None] == self._owner[texts][None]))
+                group["lr"] = options.rate * schedule(step, options.warm_up)
+            positives = torch.from_numpy(self._batches.positives(pictures, texts))
             images = _through(self._images[pictures], self._image)
             similarity = images @ _through(self._texts[texts], self._text).T
             scale = self._log_scale.exp()
@@ -202,9 +173,9 @@ class _State:
 
     def note(self, line: Epoch) -> None:
         self.log.append(line)
-        if line.recall > self._best_recall:
+        if line.held_out > self._best_recall:
             self._best = [self._image.detach().clone(), self._text.detach().clone()]
-            self.best_scale, self._best_recall, self._best_epoch = line.scale, line.recall, line.epoch
+            self.best_scale, self._best_recall, self._best_epoch = line.scale, line.held_out, line.epoch
 
     def is_settled(self, patience: int) -> bool:
         """Whether held-out pairs have not been found better for so many epochs."""
@@ -260,63 +231,18 @@ def _identities(dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return np.eye(dim, dtype=np.float32), np.eye(dim, dtype=np.float32)
 
 
-def _batches(order: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    """Yield parts of nearly equal size, so that none is too small to contrast."""
-    yield from np.array_split(order, max(1, round(len(order) / size)))
-
-
-def _schedule(done: float, warm_up: float) -> float:
-    """Return the share of the highest rate after `done`, 0 to 1, of all steps: linear up, then half a cosine down."""
-    if done < warm_up:
-        return (done + 1e-3) / (warm_up + 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
-
-
 def _mixed(
     pairs: PairSet, image: NDArray[np.float32], text: NDArray[np.float32]
 ) -> tuple[float, tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Return which share of the heads, mixed with the identity, finds most of the pairs, the least of equals.
-
-    It is 0 where the lower end of the 95 % interval of the gain is not above 0: of twenty pairs held out, one more that
-    is found says nothing.
-    """
+    """Return which share of the heads, mixed with the identity, is best by `best_share`, and them."""
     none = np.eye(len(image), dtype=np.float32)
     mixed = {share: (none + share * (image - none), none + share * (text - none)) for share in SHARES}
-    found = {share: _found(pairs, *mixed[share]) for share in SHARES}
-    best = max(SHARES, key=lambda share: (float(found[share].mean()), -share))
-    low, _ = bootstrap(found[best] - found[0.0], np.arange(len(pairs.images)))
-    share = best if low > 0 else 0.0
+    share = best_share({share: _measured(pairs, *mixed[share]).found() for share in SHARES})
     return share, mixed[share]
 
 
-def _found(pairs: PairSet, image: NDArray[np.float32], text: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return (n,) for each picture how often it is found by its texts, and finds one of them, among the first of KS."""
-    to_image, to_text = _ranks(pairs, image, text)
-    by_texts = np.mean([to_image <= k for k in KS], axis=0)
-    counts = np.bincount(pairs.owner, minlength=len(pairs.images))
-    of_picture: NDArray[np.float64] = np.bincount(pairs.owner, by_texts, minlength=len(counts)) / counts
-    finding: NDArray[np.float64] = np.mean([to_text <= k for k in KS], axis=0)
-    return (of_picture + finding) / 2
-
-
-def _recall(pairs: PairSet, image: NDArray[np.float32], text: NDArray[np.float32]) -> float:
-    """Return the mean of recall at 1, 5 and 10, both ways."""
-    return float(np.mean(list(_recalls(pairs, image, text).values())))
-
-
-def _recalls(pairs: PairSet, image: NDArray[np.float32], text: NDArray[np.float32]) -> dict[str, float]:
-    ranks = zip(("text to image", "image to text"), _ranks(pairs, image, text), strict=True)
-    return {f"{direction} recall@{k}": float((of <= k).mean()) for direction, of in ranks for k in KS}
-
-
-def _ranks(
-    pairs: PairSet, image: NDArray[np.float32], text: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the ranks of the right pictures, by text, and of the first right texts, by picture."""
-    images, texts = headed(pairs.image_vectors, image), headed(pairs.text_vectors, text)
-    to_image = rankings(texts, images, [np.array([owner]) for owner in pairs.owner])[2]
-    to_text = rankings(images, texts, [np.flatnonzero(pairs.owner == n) for n in range(len(pairs.images))])[2]
-    return to_image, to_text
+def _measured(pairs: PairSet, image: NDArray[np.float32], text: NDArray[np.float32]) -> HeldOut:
+    return HeldOut(headed(pairs.image_vectors, image), headed(pairs.text_vectors, text), pairs.owner)
 
 
 def _write(

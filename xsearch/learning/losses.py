@@ -27,3 +27,13 @@ def sigmoid(
     signs = 2 * positives.to(similarity.dtype) - 1
     # softplus(-x) is -log(sigmoid(x)), and does not overflow.
     return (-signs * logits).logaddexp(logits.new_zeros(())).sum() / len(similarity)
+
+
+def captioning(logits: "torch.Tensor", labels: "torch.Tensor", pad: int) -> "torch.Tensor":
+    """Return (n,) sums over each text of the cross-entropy of its tokens, (n, length, vocabulary) against (n, length).
+
+    Each token is foretold from the picture and the tokens before it (Yu et al. 2022, arXiv 2205.01917); padding counts
+    for nothing.
+    """
+    likely = logits.float().log_softmax(dim=-1).gather(2, labels[..., None])[..., 0]
+    return -(likely * (labels != pad)).sum(dim=1)

@@ -64,7 +64,12 @@ class PairSet:
         return replace(self, images=self.images[pictures], texts=self.texts[kept], owner=position[self.owner[kept]])
 
     def split(self, share: float, seed: int = 0) -> "tuple[PairSet, PairSet]":
-        """Return the pairs in two parts, the second with this share of the pictures, one at least and not all."""
+        """Return the pairs in two parts, the second with this share of the pictures, one at least and not all.
+
+        With a share of 0 both are all pairs: what is measured then is what was learned.
+        """
+        if not share:
+            return self, self
         n = len(self.images)
         held_out = min(max(1, round(share * n)), n - 1)
         order = np.random.default_rng(seed).permutation(n)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from xsearch.learning.heads import Epoch, Trained
+from xsearch.learning.training import Epoch, Trained
 
 _STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
@@ -28,18 +28,18 @@ def write_report(file: Path, base: str, trained: Trained) -> None:
     file.write_text(
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Training · xsearch</title>\n'
         f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style>\n'
-        f"<h1>Heads on {escape(base)}</h1>\n<p>{trained.training:,} pictures to learn from, {trained.held_out:,} held "
-        f"out; {len(trained.epochs)} epochs. {trained.share:.0%} of what was learned is kept: the share that finds "
-        f"most of what was held out.</p>\n<h2>Held-out pictures</h2>\n"
+        f"<h1>Training of {escape(base)}</h1>\n<p>{trained.training:,} pictures to learn from, "
+        f"{trained.held_out:,} held out; {len(trained.epochs)} epochs. {trained.share:.0%} of what was learned is kept:"
+        f" the share that was best for what was held out.</p>\n<h2>Held-out pictures</h2>\n"
         f"<table><tr><th><th>before<th>after<th>gain{rows}</table>\n"
         f"{_curve('Loss', [line.loss for line in trained.epochs])}\n"
-        f"{_curve('Recall on held-out pictures, mean at 1, 5 and 10, both ways', _recalls(trained.epochs))}\n</html>\n",
+        f"{_curve('Held-out pictures', _held_out(trained.epochs))}\n</html>\n",
         "utf-8",
     )
 
 
-def _recalls(epochs: Sequence[Epoch]) -> list[float]:
-    return [line.recall for line in epochs]
+def _held_out(epochs: Sequence[Epoch]) -> list[float]:
+    return [line.held_out for line in epochs]
 
 
 def _curve(title: str, values: Sequence[float]) -> str:
