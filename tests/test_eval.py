@@ -80,7 +80,7 @@ def test_a_picture_in_two_places_is_one(tmp_path: Path, sources: Path) -> None:
     assert len({pairs.owner[pairs.sentences.index(text)] for text in of_lion}) == 1
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 1.0])
 def test_parts_share_no_picture(pairs: PairSet, share: float) -> None:
     training, held_out = pairs.split(share)
     assert len(held_out.images) == min(max(1, round(6 * share)), 5)
@@ -88,6 +88,10 @@ def test_parts_share_no_picture(pairs: PairSet, share: float) -> None:
     for part in (training, held_out):
         for owner, text in zip(part.owner, part.sentences, strict=True):
             assert text in TEXTS[next(name for name in TEXTS if name.endswith(part.pictures()[owner].file.name))]
+
+
+def test_with_nothing_held_out_all_is_learned_and_measured(pairs: PairSet) -> None:
+    assert pairs.split(0.0) == (pairs, pairs)
 
 
 def test_too_few_pairs(tmp_path: Path, sources: Path) -> None:

@@ -100,7 +100,7 @@ def train_heads(
     return Trained(
         folder=out,
         training=len(training.images),
-        held_out=len(held_out.images),
+        held_out=len(held_out.images) if options.held_out else 0,
         epochs=tuple(state.log),
         share=share,
         base=_measured(held_out, *_identities(base.spec.dim)).recalls(),
