@@ -39,7 +39,8 @@ class VectorTable:
 
     def __init__(self, segments: Sequence[NDArray[np.float16]], dim: int) -> None:
         self.dim = dim
-        self._segments = list(segments)
+        # As plain arrays: to take rows of a memmap costs several times as much, all of it under Python's lock.
+        self._segments = [np.asarray(segment) for segment in segments]
         self._starts = np.concatenate([[0], np.cumsum([len(s) for s in self._segments])]).astype(np.int64)
 
     def __len__(self) -> int:
@@ -51,10 +52,16 @@ class VectorTable:
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"row out of range 0..{len(self) - 1}")
         taken = np.empty((len(rows), self.dim), np.float16)
+        if len(rows) < 2 or (rows[1:] >= rows[:-1]).all():
+            ends = np.searchsorted(rows, self._starts).tolist()
+            for low, high, first, segment in zip(ends, ends[1:], self._starts, self._segments, strict=False):
+                if low < high:
+                    taken[low:high] = segment[rows[low:high] - first]
+            return widened(taken)
         segment_of = np.searchsorted(self._starts, rows, side="right") - 1
-        for segment in set(segment_of.tolist()):
-            here = segment_of == segment
-            taken[here] = self._segments[segment][rows[here] - self._starts[segment]]
+        for at in set(segment_of.tolist()):
+            here = segment_of == at
+            taken[here] = self._segments[at][rows[here] - self._starts[at]]
         return widened(taken)
 
     def blocks(self, start: int = 0, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, NDArray[np.float32]]]:
