@@ -84,17 +84,38 @@ def mirrored(picture: Image.Image, _: random.Random) -> Image.Image:
 
 def cropped(picture: Image.Image, rng: random.Random) -> Image.Image:
     """Return a part of half the area or more, of another aspect ratio, colour and light, mirrored or not."""
-    area, aspect = rng.uniform(0.5, 1), rng.uniform(0.8, 1.25)
-    width = min(round((area * aspect) ** 0.5 * picture.width), picture.width)
-    height = min(round((area / aspect) ** 0.5 * picture.height), picture.height)
+    return _changed(picture, rng, least_area=0.5, aspect=1.25, colours=0.25)
+
+
+def varied(picture: Image.Image, rng: random.Random) -> Image.Image:
+    """Return as little as a third of the picture, changed more, one in ten without its colours."""
+    part = _changed(picture, rng, least_area=0.35, aspect=1.4, colours=0.4)
+    return part.convert("L").convert("RGB") if rng.random() < 0.1 else part
+
+
+def _changed(
+    picture: Image.Image, rng: random.Random, *, least_area: float, aspect: float, colours: float
+) -> Image.Image:
+    """Return a part of the picture, its ratio of sides up to `aspect` times another, light and colour changed."""
+    area, ratio = rng.uniform(least_area, 1), rng.uniform(1 / aspect, aspect)
+    width = min(round((area * ratio) ** 0.5 * picture.width), picture.width)
+    height = min(round((area / ratio) ** 0.5 * picture.height), picture.height)
     left, top = rng.randint(0, picture.width - width), rng.randint(0, picture.height - height)
     part = picture.crop((left, top, left + width, top + height))
     for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        part = change(part).enhance(rng.uniform(0.75, 1.25))
+        part = change(part).enhance(rng.uniform(1 - colours, 1 + colours))
     return mirrored(part, rng) if rng.random() < 0.5 else part
 
 
-VIEWS = {"plain": as_it_is, "mirrored": mirrored, "cropped": cropped}
+VIEWS = {
+    "plain": as_it_is,
+    "mirrored": mirrored,
+    "cropped": cropped,
+    "cropped-2": cropped,
+    "varied": varied,
+    "varied-2": varied,
+    "varied-3": varied,
+}
 
 
 def frozen_stages(image_onnx: Path, folder: Path) -> onnxruntime.InferenceSession:

