@@ -8,12 +8,13 @@ exported and not yet optimised, MINILM the float32 weights (`model/` in the pack
 stages make of every picture (1.3 GB), the log (`log.jsonl`, one line a measurement) and the weights at start and end.
 The log beside this file is that of version 1: half an hour on two cores, once the frozen stages had been run.
 
-Of the image tower the last five blocks, the last convolution and the head learn, of the text tower the last layers and
-the joint layer. The loss is the symmetric InfoNCE (Radford et al. 2021), texts of one class or picture all counting as
-its own; a batch is made of groups of pictures that look alike, each other's hard negatives. Beside it, against forgetting
-(Li & Hoiem 2016), stand two divergences from what was before training: of the probabilities of ImageNet's 1,000 classes,
-and of those that a picture's vector gives to names of things. Weights are averaged over steps, and at last between start
-and end (Wortsman et al. 2022); the share of the end is chosen on the development sets, which nothing is trained on.
+Of the image tower the last five blocks, the last convolution and the head learn, of the text tower the last layers
+and the joint layer. The loss is the symmetric InfoNCE (Radford et al. 2021), texts of one class or picture all
+counting as its own; a batch is made of groups of pictures that look alike, hard negatives of one another. Beside it,
+against forgetting (Li & Hoiem 2016), stand two divergences from what was before training: of the probabilities of
+ImageNet's 1,000 classes, and of those that a picture's vector gives to names of things. Weights are averaged over
+steps, and at last between start and end (Wortsman et al. 2022); the share of the end is chosen on the development
+sets, which nothing is trained on.
 """
 
 import argparse
