@@ -367,7 +367,7 @@ def real_vectors(data_dir: Path, work: Path) -> dict[str, Embeddings]:
 
 
 def enlarged(pictures: Embeddings, n: int, rng: np.random.Generator) -> Iterator[Embeddings]:
-    """Yield n vectors in blocks: the pictures, then mixtures: one, a part of the difference of two others, and noise."""
+    """Yield n vectors in blocks: pictures, then mixtures: one, part of the difference of two others, and noise."""
     for first in range(0, min(n, len(pictures)), COMMIT_ROWS):
         yield pictures[first : min(n, first + COMMIT_ROWS)]
     for first in range(len(pictures), n, COMMIT_ROWS):
