@@ -21,6 +21,14 @@ class LibraryDamaged(XSearchError):
     """Something that the manifest promises is missing or altered."""
 
 
+class CommitGone(XSearchError):
+    """The files of a commit are not there any more, as there is a newer one."""
+
+
+class PartUnavailable(XSearchError):
+    """A part of a library that is served by several machines does not answer."""
+
+
 class LibraryTooNew(XSearchError):
     """A later version of xsearch wrote it."""
 

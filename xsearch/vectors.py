@@ -64,8 +64,12 @@ class VectorTable:
             taken[here] = self._segments[at][rows[here] - self._starts[at]]
         return widened(taken)
 
-    def blocks(self, start: int = 0, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield (first row, (m, dim) float32) with m <= rows, covering all rows from `start` once, in order."""
-        for first, segment in zip(self._starts[:-1], self._segments, strict=True):
-            for low in range(max(0, start - int(first)), len(segment), rows):
-                yield int(first) + low, widened(segment[low : low + rows])
+    def blocks(
+        self, start: int = 0, rows: int = BLOCK_ROWS, end: int | None = None
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield (first row, (m, dim) float32) with m <= rows, covering `start` to before `end` once, in order."""
+        end = len(self) if end is None else end
+        for first, segment in zip(self._starts[:-1].tolist(), self._segments, strict=True):
+            last = min(len(segment), end - first)
+            for low in range(max(0, start - first), last, rows):
+                yield first + low, widened(segment[low : min(low + rows, last)])

@@ -1,5 +1,7 @@
 """Options that several commands share."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -32,4 +34,24 @@ Sheet = Annotated[
     Path | None,
     typer.Option("--sheet", metavar="FILE", show_default=False, help="Write the contact sheet to this HTML file."),
 ]
+RAY_HERE = "here"
+"""What stands for an address where `--ray` has none: Ray is started on this machine."""
+
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="[ADDRESS]", help="Spread the work by Ray, here or over the cluster at ADDRESS."),
+]
+_RAY_ADDRESS = re.compile(r"auto|here|[^/\s]+:\d+")
+
+
+def with_ray_address(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with an address behind each `--ray`: typer knows no options whose value may be missing."""
+    given: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        given.append(argument)
+        if argument == "--ray" and not _RAY_ADDRESS.fullmatch(following):
+            given.append(RAY_HERE)
+    return given
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

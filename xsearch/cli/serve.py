@@ -3,14 +3,18 @@
 import ipaddress
 import os
 import webbrowser
-from contextlib import suppress
-from typing import Annotated
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, suppress
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xsearch.cli.options import DEFAULT_DATA, Data, Model
+from xsearch.cli.options import DEFAULT_DATA, RAY_HERE, Data, Model, Ray
 from xsearch.cli.output import say, warn
 from xsearch.errors import XSearchError
+
+if TYPE_CHECKING:
+    from xsearch.distributed.serving import Parts
 
 TOKEN_CHARS = 16
 """A shorter token could be guessed."""
@@ -32,11 +36,28 @@ def serve_command(
         typer.Option("--allow-host", metavar="NAME", help="A name that this server is called by, too."),
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    ray: Ray = None,
+    parts: Annotated[
+        int | None,
+        typer.Option(
+            "--parts",
+            metavar="N",
+            min=1,
+            show_default="one a machine, at least 2",
+            help="With --ray: shares of rows.",
+        ),
+    ] = None,
+    replicas: Annotated[
+        int, typer.Option("--replicas", metavar="N", min=1, help="With --ray: processes that can answer for a part.")
+    ] = 1,
 ) -> None:
     """Answer over HTTP, and show the library in the browser.
 
     Only this machine is answered, unless --host names another address; then --token, or XSEARCH_TOKEN, is needed. What
     `xsearch index` commits meanwhile is found at once. Ctrl-C ends it.
+
+    With --ray, parts of the rows are searched by processes of their own, on the machines of a Ray cluster where its
+    ADDRESS is given; they read the library under the same path as here. Answers stay what they are.
     """
     # Queries that come together share the cores: threads of linear algebra would only wait for one another.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -57,8 +78,16 @@ def serve_command(
 
     own = socket.gethostname()
     names = ["localhost", host, own, f"{own}.local", *(allow_host or ())]
-    with listen(host, port) as listening:
-        app = create_app(data, model=model, token=token, allowed_hosts=names)
+    with ExitStack() as open_until_end:
+        listening = open_until_end.enter_context(listen(host, port))
+        searching = None
+        if ray is not None:
+            serving = _ray_serving()
+            named = f"xsearch-{own}-{listening.getsockname()[1]}"
+            address = None if ray == RAY_HERE else ray
+            shared = open_until_end.enter_context(serving(data, named, address=address, parts=parts, replicas=replicas))
+            searching = shared.searching
+        app = create_app(data, model=model, token=token, allowed_hosts=names, searching=searching)
         shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         address = f"http://{f'[{shown}]' if ':' in shown else shown}:{listening.getsockname()[1]}/"
         say(f"serving {data} at {address} (Ctrl-C ends it)")
@@ -67,6 +96,18 @@ def serve_command(
             warn("no browser could be started; open the address yourself")
         with suppress(KeyboardInterrupt):
             run(app, listening)
+
+
+def _ray_serving() -> "Callable[..., AbstractContextManager[Parts]]":
+    try:
+        from xsearch.distributed.serving import serving
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("xsearch"):
+            raise
+        raise XSearchError(
+            f"a package of Ray is missing here ({error.name})", remedy="pip install 'xsearch[ray]'"
+        ) from error
+    return serving
 
 
 def _is_loopback(host: str) -> bool:

@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from xsearch.index.candidates import Candidates, packed
 from xsearch.index.exact import search_exact
-from xsearch.index.plan import SearchSettings
+from xsearch.index.plan import RERANK_CODES, SearchSettings
 from xsearch.vectors import VectorTable
 
 if TYPE_CHECKING:
     from xsearch.index.ivfpq import IvfPq
 
 DEPTHS = (50, 100, 200, 400, 800, 1600, 3200)
-
-RERANK_CODES = 40
-"""Re-ranking one row costs about as much as scanning so many codes (measured at 384 dimensions, one core)."""
 
 ONE_SIDED_95 = 1.645
 
@@ -64,6 +62,7 @@ def calibrate(
     probes = _ladder(tuple(1 << i for i in range(index.nlist.bit_length())), 1, index.nlist)
     codes_per_list = index.rows / index.nlist
     mask = None if covered[: index.rows].all() else covered
+    bits = None if mask is None else packed(mask)
 
     best: Calibration | None = None  # the cheapest that meets the target
     best_work = inf
@@ -73,7 +72,7 @@ def calibrate(
         cheaper = tuple(depth for depth in depths if scan_work + RERANK_CODES * depth < best_work)
         if not cheaper:
             break
-        candidates = index.candidates(queries, SearchSettings(nprobe, cheaper[-1]), allowed=mask)
+        candidates = index.scan(index.routes(queries, nprobe, allowed=mask), cheaper[-1] + 1, allowed=bits)
         # Candidates come best first, so those of a smaller depth are the first of a larger one; and a true answer that
         # is a candidate is never lost in the exact re-rank.
         recalls = _recalls(candidates, relevant, k, cheaper, index.rows)
@@ -122,21 +121,22 @@ def _relevant(
 
 
 def _recalls(
-    candidates: NDArray[np.int64], relevant: list[NDArray[np.int64]], k: int, depths: tuple[int, ...], n_rows: int
+    candidates: Candidates, relevant: list[NDArray[np.int64]], k: int, depths: tuple[int, ...], n_rows: int
 ) -> list[float]:
     """Return the mean recall@k at each depth; a query without any answer counts as answered."""
     total = np.zeros(len(depths))
     is_wanted = np.zeros(n_rows + 1, np.bool_)  # the padding, -1, looks up the last one
-    for rows, wanted in zip(candidates, relevant, strict=True):
+    kept = np.stack([candidates.kept(depth) for depth in depths], axis=1)
+    for rows, of_depths, wanted in zip(candidates.rows, kept, relevant, strict=True):
         answers = min(k, len(wanted))
         if answers == 0:
             total += 1
             continue
         is_wanted[wanted] = True
-        found = np.cumsum(is_wanted[rows])[np.array(depths) - 1]
+        found = np.concatenate([[0], np.cumsum(is_wanted[rows])])[of_depths]
         is_wanted[wanted] = False
         total += np.minimum(found, answers) / answers
-    return [float(share) for share in total / len(candidates)]
+    return [float(share) for share in total / len(relevant)]
 
 
 def _ladder(steps: tuple[int, ...], least: int, most: int) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Exact search by scanning the stored vectors: no index file, no FAISS. Defines what the score of a row is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,24 +83,42 @@ def search_exact(
     *,
     allowed: NDArray[np.bool_] | None = None,
     start: int = 0,
+    end: int | None = None,
 ) -> Found:
-    """Return the k best rows from `start` on for each of (q, dim) float32 queries.
+    """Return the k best rows from `start` to before `end` for each of (q, dim) float32 queries.
 
     `allowed` (len(vectors),) says which rows may be found; None means all.
     """
+    end = len(vectors) if end is None else end
     found = Found.nothing(len(queries), k)
     block_rows = max(1, BLOCK_BYTES // (4 * vectors.dim))
     if allowed is not None:
-        gathered = start + np.flatnonzero(allowed[start:])
-        if len(gathered) < GATHER_SHARE * (len(vectors) - start):
+        gathered = start + np.flatnonzero(allowed[start:end])
+        if len(gathered) < GATHER_SHARE * (end - start):
             for low in range(0, len(gathered), block_rows):
                 rows = gathered[low : low + block_rows]
                 found.improve(queries, rows, vectors.take(rows))
             return found
-    for first, block in vectors.blocks(start, block_rows):
+    for first, block in vectors.blocks(start, block_rows, end):
         rows = np.arange(first, first + len(block))
         found.improve(queries, rows, block, None if allowed is None else allowed[rows])
     return found
+
+
+def best_of(answers: Sequence[Found]) -> Found:
+    """Merge answers about disjoint rows, each of which lies behind those of the one before."""
+    k = answers[0].rows.shape[1]
+    rows = np.concatenate([one.rows for one in answers], axis=1)
+    scores = np.concatenate([one.scores for one in answers], axis=1)
+    # Stable: equal scores keep their order, and that is by row already.
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return Found(np.take_along_axis(rows, best, axis=1), np.take_along_axis(scores, best, axis=1))
+
+
+def exact_scores(query: NDArray[np.float32], block: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (m,) the scores of a query (dim,) with the rows of `block` (m, dim), as `Found` says."""
+    everyone = np.arange(len(block))
+    return _scores(query[None], np.zeros_like(everyone), block, everyone)
 
 
 def _scores(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xsearch.errors import LibraryDamaged
+from xsearch.index.candidates import Candidates, Routes, deepened, packed
 from xsearch.index.exact import Found
 from xsearch.index.plan import CENTROIDS, HNSW_LINKS, IndexPlan, SearchSettings
 from xsearch.vectors import BLOCK_ROWS, VectorTable
@@ -152,20 +153,39 @@ class IvfPq:
     ) -> NDArray[np.int64]:
         """Return (q, settings.depth) int64 rows, the likeliest first by their codes, padded with -1.
 
-        With a mask `allowed` (at least `rows` long) more lists are scanned, in proportion to what it leaves out, so
-        that about as many vectors compete as without.
+        Those that `Candidates.kept` says.
         """
-        nprobe, selector = settings.nprobe, None
+        routes = self.routes(queries, settings.nprobe, allowed=allowed)
+        found = self.scan(routes, settings.depth + 1, allowed=None if allowed is None else packed(allowed))
+        places = np.arange(settings.depth)
+        return np.where(places < found.kept(settings.depth)[:, None], found.rows[:, : settings.depth], -1)
+
+    def routes(self, queries: NDArray[np.float32], nprobe: int, *, allowed: NDArray[np.bool_] | None = None) -> Routes:
+        """Return the `nprobe` lists for each of (q, dim) float32 queries.
+
+        With a mask `allowed` (at least `rows` long) more, in proportion to what it leaves out, so that about as many
+        vectors compete as without.
+        """
         if allowed is not None:
-            covered = allowed[: self.rows]
-            nprobe = ceil(nprobe * self.rows / max(1, int(np.count_nonzero(covered))))
-            selector = faiss.IDSelectorBitmap(np.packbits(covered, bitorder="little"))
+            nprobe = ceil(nprobe * self.rows / max(1, int(np.count_nonzero(allowed[: self.rows]))))
         nprobe = min(nprobe, self.nlist)
         coarse = faiss.SearchParametersHNSW(efSearch=max(64, 2 * nprobe)) if self._hnsw else None
-        lists = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector, quantizer_params=coarse)
-        parameters = faiss.SearchParametersPreTransform(index_params=lists)
-        rows: NDArray[np.int64] = self._index.search(queries, settings.depth, params=parameters)[1]
-        return rows
+        reduced = self._index.chain.at(0).apply(np.ascontiguousarray(queries))
+        affinities, lists = self._ivf.quantizer.search(reduced, nprobe, params=coarse)
+        return Routes(reduced, lists, affinities)
+
+    def scan(self, routes: Routes, n: int, *, allowed: NDArray[np.uint8] | None = None) -> Candidates:
+        """Return the n best rows of the routes' lists by their codes; `allowed` is a mask, `packed`."""
+        selector = None if allowed is None else faiss.IDSelectorBitmap(allowed)
+        parameters = faiss.SearchParametersIVF(nprobe=routes.lists.shape[1], sel=selector)
+        q = len(routes.lists)
+        rows, scores = np.empty((q, n), np.int64), np.empty((q, n), np.float32)
+        inputs = [np.ascontiguousarray(array) for array in (routes.reduced, routes.lists, routes.affinities)]
+        reduced, lists, affinities, *outputs = map(faiss.swig_ptr, (*inputs, scores, rows))
+        # As FAISS has it in C++: its method for Python takes no parameters, and no number of lists but the index's own.
+        self._ivf.search_preassigned_c(q, reduced, n, lists, affinities, *outputs, False, parameters)
+        scores[rows < 0] = -np.inf
+        return Candidates(rows, scores)
 
     def search(
         self,
@@ -180,13 +200,19 @@ class IvfPq:
 
         Fewer than k where the probed lists hold fewer.
         """
-        found = Found.nothing(len(queries), k)
-        settings = SearchSettings(settings.nprobe, min(max(settings.depth, k), self.rows))
-        for i, candidates in enumerate(self.candidates(queries, settings, allowed=allowed)):
-            rows = np.sort(candidates[candidates >= 0])  # in file order, for what is not in memory yet
-            one = Found(found.rows[i : i + 1], found.scores[i : i + 1])
-            one.improve(queries[i : i + 1], rows, vectors.take(rows))
-        return found
+        routes = self.routes(queries, settings.nprobe, allowed=allowed)
+        bits = None if allowed is None else packed(allowed)
+
+        def scanned(some: NDArray[np.intp], depth: int) -> tuple[Found, NDArray[np.bool_]]:
+            candidates = self.scan(routes.of(some), depth + 1, allowed=bits)
+            found = Found.nothing(len(some), k)
+            for i, (query, kept) in enumerate(zip(some, candidates.kept(depth), strict=True)):
+                rows = np.sort(candidates.rows[i, :kept])  # in file order, for what is not in memory yet
+                one = Found(found.rows[i : i + 1], found.scores[i : i + 1])
+                one.improve(queries[query : query + 1], rows, vectors.take(rows))
+            return found, candidates.is_cut(depth, k)
+
+        return deepened(scanned, len(queries), k, settings.depth, self.rows)
 
 
 def _principal_subspace(vectors: VectorTable, rows: NDArray[np.int64], dim: int) -> NDArray[np.float32]:

@@ -18,6 +18,13 @@ class FaissBuild:
         return len(self.distributions) > 1
 
 
+def faiss_build() -> str:
+    """Return the version of FAISS and the instructions of the CPU that it uses: with others, sums may differ."""
+    import faiss
+
+    return f"{faiss.__version__} ({faiss.get_compile_options().strip()})"
+
+
 def live_faiss() -> FaissBuild:
     """Load FAISS and tell which one it is. Raises ImportError where there is none."""
     import faiss

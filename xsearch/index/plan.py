@@ -21,6 +21,9 @@ MIN_REDUCED_DIM = 64
 
 HNSW_LINKS = 32
 
+RERANK_CODES = 40
+"""Re-ranking one row costs about as much as scanning so many codes (measured at 384 dimensions, one core)."""
+
 _ID_BYTES = 8
 _FASTSCAN_BLOCK = 32  # codes of a list are stored, and padded, by as many
 

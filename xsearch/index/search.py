@@ -1,17 +1,14 @@
 """One search over a library: what the index covers through the index, the rest exactly."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xsearch.index.calibrate import RERANK_CODES
-from xsearch.index.exact import Found, search_exact
-from xsearch.index.plan import SearchSettings
+from xsearch.index.candidates import Lists
+from xsearch.index.exact import Found, best_of, search_exact
+from xsearch.index.plan import RERANK_CODES, SearchSettings
 from xsearch.vectors import VectorTable
-
-if TYPE_CHECKING:
-    from xsearch.index.ivfpq import IvfPq  # loads FAISS, which a library without an index file never needs
 
 SELECTIVE_ROWS = 1_000
 """A scan of no more rows costs less than a call of the index."""
@@ -20,14 +17,42 @@ STABLE_SHARE = 0.95
 """A filtered answer is settled when it holds so much of what a search twice as wide finds."""
 
 
+class RowSearch(Protocol):
+    """A search of one commit of a library, here (`search`) or on several machines (`distributed.serving`)."""
+
+    def __call__(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        settings: SearchSettings | None = None,
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Found: ...
+
+
+class ExactSearch(Protocol):
+    """As `search_exact`."""
+
+    def __call__(
+        self,
+        vectors: VectorTable,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        allowed: NDArray[np.bool_] | None = None,
+        start: int = 0,
+    ) -> Found: ...
+
+
 def search(
     vectors: VectorTable,
-    index: "IvfPq | None",
+    index: Lists | None,
     queries: NDArray[np.float32],
     k: int,
     *,
     settings: SearchSettings | None = None,
     allowed: NDArray[np.bool_] | None = None,
+    exactly: ExactSearch = search_exact,
 ) -> Found:
     """Return the k best rows for each of (q, dim) float32 queries; `settings` are those of the index.
 
@@ -42,8 +67,10 @@ def search(
     matches = len(vectors) if allowed is None else int(np.count_nonzero(allowed))
     if matches == len(vectors):
         allowed = None
-    if index is None or matches <= SELECTIVE_ROWS:
+    if matches <= SELECTIVE_ROWS:
         return search_exact(vectors, queries, k, allowed=allowed)
+    if index is None:
+        return exactly(vectors, queries, k, allowed=allowed)
     if settings is None:
         raise ValueError("a search through an index needs settings")
     if allowed is None:
@@ -52,17 +79,17 @@ def search(
     else:
         found, unsettled = _search_filtered(index, vectors, queries, k, settings, allowed)
     if index.rows < len(vectors) and not unsettled.all():
-        found = _best_of(found, search_exact(vectors, queries, k, allowed=allowed, start=index.rows))
+        found = best_of([found, exactly(vectors, queries, k, allowed=allowed, start=index.rows)])
     unsettled |= found.rows[:, min(k, matches) - 1] < 0  # the probed lists held too few
     if unsettled.any():
-        exact = search_exact(vectors, queries[unsettled], k, allowed=allowed)
+        exact = exactly(vectors, queries[unsettled], k, allowed=allowed)
         found.rows[unsettled] = exact.rows
         found.scores[unsettled] = exact.scores
     return found
 
 
 def _search_filtered(
-    index: "IvfPq",
+    index: Lists,
     vectors: VectorTable,
     queries: NDArray[np.float32],
     k: int,
@@ -93,17 +120,7 @@ def _search_filtered(
     return found, unsettled
 
 
-def _work(index: "IvfPq", settings: SearchSettings, matches: int) -> float:
+def _work(index: Lists, settings: SearchSettings, matches: int) -> float:
     """Return what a filtered search costs, in codes scanned; an exact scan costs RERANK_CODES for each match."""
     lists = min(index.nlist, settings.nprobe * index.rows / max(1, matches))
     return lists * index.rows / index.nlist + RERANK_CODES * settings.depth
-
-
-def _best_of(a: Found, b: Found) -> Found:
-    """Merge two answers about disjoint rows, those of `a` before those of `b`."""
-    k = a.rows.shape[1]
-    rows = np.concatenate([a.rows, b.rows], axis=1)
-    scores = np.concatenate([a.scores, b.scores], axis=1)
-    # Stable: equal scores keep their order, and that is by row already.
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return Found(np.take_along_axis(rows, best, axis=1), np.take_along_axis(scores, best, axis=1))

@@ -15,12 +15,13 @@ from typing import ParamSpec, TypeAlias, TypeVar, cast
 import numpy as np
 
 from xsearch.encoders import Encoder
+from xsearch.errors import CommitGone
 from xsearch.library import Manifest
 from xsearch.library.manifest import MANIFEST
 from xsearch.moments import Group
 from xsearch.query import Query
 from xsearch.ranking.fusion import Fusion
-from xsearch.searcher import Hits, Rerank, Searcher
+from xsearch.searcher import Hits, Rerank, Searcher, Searching
 from xsearch.serve.facets import facets
 from xsearch.serve.guard import Limits
 from xsearch.serve.metrics import Metrics
@@ -121,12 +122,20 @@ class Engine:
     """Holds the current commit; of a new one that cannot be opened, `problem` says why, and the old one goes on."""
 
     def __init__(
-        self, data: Path, *, model: str | None, encoder: Encoder | None, limits: Limits, metrics: Metrics
+        self,
+        data: Path,
+        *,
+        model: str | None,
+        encoder: Encoder | None,
+        limits: Limits,
+        metrics: Metrics,
+        searching: "Searching | None" = None,
     ) -> None:
-        """Open the library. Raises as `Searcher` does."""
+        """Open the library. `searching` is as for `Searcher`, which says what is raised."""
         self.data = data
         self.problem: str | None = None
         self._model = model
+        self._search_of = searching
         self._limits = limits
         self._metrics = metrics
         self._searching = ThreadPoolExecutor(THREADS, "search")
@@ -196,9 +205,10 @@ class Engine:
 
     async def _answer_batch(self, options: Options, batch: Sequence[_Waiting]) -> None:
         queries = [query for query, _ in batch]
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._searching, self._found, self.current.searcher, options, queries
-        )
+        found = await self._found_by(opened := self.current, options, queries)
+        if any(isinstance(one, CommitGone) for one in found):
+            await self._left(opened)
+            found = await self._found_by(self.current, options, queries)
         for (_, answer), one in zip(batch, found, strict=True):
             if answer.done():
                 continue
@@ -206,6 +216,19 @@ class Engine:
                 answer.set_result(one)
             else:
                 answer.set_exception(one)
+
+    async def _found_by(
+        self, opened: Opened, options: Options, queries: Sequence[Query | None]
+    ) -> Sequence[Hits | Exception]:
+        return await asyncio.get_running_loop().run_in_executor(
+            self._searching, self._found, opened.searcher, options, queries
+        )
+
+    async def _left(self, opened: Opened) -> None:
+        """Wait until another commit is current, as long as an answer may take."""
+        end_s = time.monotonic() + self._limits.time_s
+        while self.current is opened and time.monotonic() < end_s:
+            await asyncio.sleep(LOOK_S)
 
     def _found(
         self, searcher: Searcher, options: Options, queries: Sequence[Query | None]
@@ -240,7 +263,9 @@ class Engine:
         """Open the last commit, with an encoder that is open already if the library's vectors are of it."""
         if encoder is not None and encoder.spec.fingerprint != Manifest.load(self.data).fingerprint:
             encoder = None
-        return Opened(Searcher(self.data, model=self._model, encoder=encoder, on_warning=_log.warning))
+        return Opened(
+            Searcher(self.data, model=self._model, encoder=encoder, searching=self._search_of, on_warning=_log.warning)
+        )
 
     def _looked(self) -> tuple[int, ...] | None:
         """Return what changes with every commit, None where there is no manifest."""
