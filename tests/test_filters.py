@@ -1,6 +1,7 @@
 """Filtered search through a library: what comes back is what brute force finds, for filters of any selectivity."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,6 +185,33 @@ def test_work_grows_only_while_it_is_less_than_that_of_a_scan(world: World, monk
     few = matching(world.library, "bytes % 100 = 42")
     np.testing.assert_array_equal(world.ask(few).rows, world.brute_force(few).rows)
     assert steps == []
+
+
+def test_a_few_removed_rows_cost_one_search(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed = np.random.default_rng(7).random(N) < 0.02
+    allowed = world.library.alive & ~removed
+    expected = world.brute_force(allowed)
+    masks: list[NDArray[np.bool_] | None] = []
+    through_the_index = IvfPq.search
+
+    def spy(self: IvfPq, *args: Any, allowed: NDArray[np.bool_] | None = None, **rest: Any) -> Found:
+        masks.append(allowed)
+        return through_the_index(self, *args, allowed=allowed, **rest)
+
+    monkeypatch.setattr(IvfPq, "search", spy)
+    found = world.ask(allowed)
+    assert masks == [None]
+    assert_all_that_match(found, allowed, 10)
+    assert recall(found, expected) >= TARGET
+
+    # What a text asks for was removed: its answers lie farther off than was measured, and are looked for anew.
+    masks.clear()
+    allowed = world.library.alive.copy()
+    allowed[world.brute_force(allowed, 30).rows[0]] = False
+    found = world.ask(allowed, rows=slice(0, 1))
+    assert len(masks) >= 3
+    assert masks[0] is None
+    assert np.isin(world.brute_force(allowed).rows[0], found.rows[0]).mean() >= TARGET
 
 
 def test_empty_lists_are_passed_over(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

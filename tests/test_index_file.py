@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.fakes import DIM, SPEC, FakeEncoder, an_item, unit_rows
+from xsearch.index.calibrate import calibrate
 from xsearch.index.exact import search_exact
 from xsearch.index.ivfpq import IvfPq
 from xsearch.index.plan import IndexKind, SearchSettings
@@ -14,7 +15,8 @@ from xsearch.index.search import search
 from xsearch.index_file import Targets, keep_index, open_index
 from xsearch.library import Library, LibraryWriter
 from xsearch.maintenance import optimize, stats
-from xsearch.types import Kind, Modality
+from xsearch.types import Embeddings, Kind, Modality
+from xsearch.vectors import l2_normalize
 
 EASY, HARD = Targets(text=0.5, image=0.5), Targets(text=0.9, image=0.9)
 
@@ -134,3 +136,33 @@ def test_texts_of_the_library_stand_for_the_queries_to_come(tmp_path: Path) -> N
     assert entry.details["settings"][Modality.TEXT.value]["queries"] == 1000
     assert entry.details["settings"][Modality.IMAGE.value]["queries"] == 500
     assert Library.open(tmp_path).vectors.dim == DIM
+
+
+def test_near_copies_do_not_make_pictures_look_easier_to_find_for(tmp_path: Path) -> None:
+    # As frames of films: pictures of 200 subjects, each ten times, a little changed.
+    rng = np.random.default_rng(0)
+    subjects = unit_rows(200, 1)
+
+    def pictures(n: int) -> Embeddings:
+        return l2_normalize(subjects[rng.integers(len(subjects), size=n)] + 0.12 * rng.standard_normal((n, DIM)))
+
+    frames = np.repeat(pictures(1_500), 10, axis=0)
+    frames = l2_normalize(frames + 0.02 * rng.standard_normal(frames.shape))
+    with LibraryWriter(tmp_path, SPEC) as writer:
+        writer.add([an_item(f"{i}.jpg") for i in range(len(frames))], frames)
+        keep_index(writer, FakeEncoder(), kind=IndexKind.IVFPQ, targets=Targets(text=0.5, image=0.95))
+    library = Library.open(tmp_path)
+    index, entry = open_index(library), library.manifest.index
+    assert index is not None
+    assert entry is not None
+    said = entry.details["settings"][Modality.IMAGE]
+    others = pictures(500)
+    expected = search_exact(library.vectors, others, 10).rows
+
+    def recall(settings: SearchSettings) -> float:
+        found = search(library.vectors, index, others, 10, settings=settings).rows
+        return float(np.mean([np.isin(a, b).mean() for a, b in zip(expected, found, strict=True)]))
+
+    assert recall(SearchSettings(said["nprobe"], said["depth"])) >= 0.95
+    by_frames = calibrate(index, library.vectors, library.vectors.take(np.arange(0, len(frames), 15)), 0.95).settings
+    assert recall(by_frames) < 0.95

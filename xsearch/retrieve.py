@@ -36,7 +36,8 @@ NOT_MEANT = 0.1
 
 CANDIDATES = 100
 """So many at least are looked at where candidates are put in another order."""
-
+EACH = 10
+"""So many for each answer: that these are among them is what an index has to be sure of."""
 
 WORDS_POWER = 3
 """A half of the words says much less than half of what all of them say."""
@@ -90,7 +91,7 @@ class Pool:
         self,
         library: Library,
         kinds: Sequence[Kind],
-        search: Callable[[Embeddings, Modality, int, NDArray[np.bool_] | None], Found],
+        search: Callable[[Embeddings, Modality, int, NDArray[np.bool_] | None, int | None], Found],
         bank: Callable[[], Embeddings],
         allowed: NDArray[np.bool_] | None = None,
         whole: "Pool | None" = None,
@@ -112,8 +113,9 @@ class Pool:
         self._of_pictures = of_pictures
         self._levels: dict[Modality, Background] = {}
 
-    def search(self, vectors: Embeddings, modality: Modality, k: int) -> Found:
-        return self._search(vectors, modality, k, None if self.size == len(self.mask) else self.mask)
+    def search(self, vectors: Embeddings, modality: Modality, k: int, sure: int | None = None) -> Found:
+        """Return the k best rows; `sure` is as for `index.search.search`."""
+        return self._search(vectors, modality, k, None if self.size == len(self.mask) else self.mask, sure)
 
     def with_words(self, words: str, k: int) -> WordHits:
         """Return items that have any of the words, k at most."""
@@ -178,9 +180,10 @@ def retrieve(pool: Pool, asked: Sequence[Asked], k: int, group: Group) -> list[l
     vectors = np.stack([_vector(one, pool) for one in asked])
     answers: list[list[Answer]] = [[] for _ in asked]
     waiting = list(range(len(asked)))
-    depth = k if all(_is_plain(one, pool) for one in asked) else max(10 * k, CANDIDATES)
+    is_plain = all(_is_plain(one, pool) for one in asked)
+    depth = k if is_plain else max(EACH * k, CANDIDATES)
     while waiting:
-        found = pool.search(vectors[waiting], asked[0].modality, depth)
+        found = pool.search(vectors[waiting], asked[0].modality, depth, depth if is_plain else depth // EACH)
         still = []
         for q, rows, scores in zip(waiting, found.rows, found.scores, strict=True):
             known = rows >= 0
@@ -259,7 +262,7 @@ def _in_order(
         return penalty(how_far, asked.excluded_weights)
 
     if asked.fusion is Fusion.RRF and len(terms) > 1:
-        each = [pool.search(term[None], asked.modality, depth).rows[0] for term in terms]
+        each = [pool.search(term[None], asked.modality, depth, depth // EACH).rows[0] for term in terms]
         rows = np.unique(np.concatenate([*each, rows]))
         rows = rows[rows >= 0]
         scores = pool.library.vectors.take(rows) @ vector
@@ -319,7 +322,7 @@ def _said(asked: Asked, vector: NDArray[np.float32], pool: Pool, rows: NDArray[n
     bound = 0.0
     texts = pool.texts if asked.words else None
     if texts is not None:
-        found = texts.pool.search(vector[None], asked.modality, depth).rows[0]
+        found = texts.pool.search(vector[None], asked.modality, depth, depth // EACH).rows[0]
         found = found[found >= 0]
         over = np.maximum(texts.over(found, vector, asked.modality), 0)
         bound = float(over[-1]) if len(found) == depth else 0.0

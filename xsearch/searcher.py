@@ -19,7 +19,7 @@ from xsearch.errors import EncoderMismatch, LibraryDamaged, QueryError, SourceEr
 from xsearch.index.exact import Found
 from xsearch.index.plan import SearchSettings
 from xsearch.index.search import RowSearch, search
-from xsearch.index_file import open_index
+from xsearch.index_file import PICTURES, measured_among, open_index
 from xsearch.library import Library, Manifest
 from xsearch.library.pairs import Pairs
 from xsearch.library.words import NO_WORDS, WordHits, WordIndex, open_words
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 DEFAULT_DATA = Path("index_data")
 
 # Kinds whose vectors come from the same tower share a scale; each group is searched and standardized by itself.
-TOWERS = ((Kind.IMAGE, Kind.FRAME), (Kind.TEXT,))
+TOWERS = (PICTURES, (Kind.TEXT,))
 RERANKED = 50
 """So many of the best hits may change places."""
 
@@ -246,8 +246,16 @@ class Searcher:
         mask = mask if allowed is None else mask & allowed
         return self._search(vectors, modality, k, None if mask.all() else mask)
 
-    def _search(self, vectors: Embeddings, modality: Modality, k: int, allowed: NDArray[np.bool_] | None) -> Found:
-        return self._rows(vectors, k, settings=self._settings.get(modality), allowed=allowed)
+    def _search(
+        self,
+        vectors: Embeddings,
+        modality: Modality,
+        k: int,
+        allowed: NDArray[np.bool_] | None,
+        sure: int | None = None,
+    ) -> Found:
+        settings = self._settings.get(modality)
+        return self._rows(vectors, k, sure=sure, settings=settings, allowed=allowed, measured=self._measured)
 
     def _answers(
         self, pools: Sequence[Pool], asked: Sequence[Asked], k: int, group: Group
@@ -450,6 +458,10 @@ class Searcher:
         entry = self.library.manifest.index
         by_modality = entry.details["settings"] if entry is not None else {}
         return {Modality(name): SearchSettings(s["nprobe"], s["depth"]) for name, s in by_modality.items()}
+
+    @cached_property
+    def _measured(self) -> NDArray[np.bool_] | None:
+        return measured_among(self.library)
 
 
 def _search_here(library: Library, index: "IvfPq | None") -> RowSearch:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from xsearch.index.candidates import Candidates, packed
 from xsearch.index.exact import search_exact
-from xsearch.index.plan import RERANK_CODES, SearchSettings
+from xsearch.index.plan import MEASURED_K, RERANK_CODES, SearchSettings
 from xsearch.vectors import VectorTable
 
 if TYPE_CHECKING:
@@ -40,16 +40,14 @@ def calibrate(
     queries: NDArray[np.float32],
     target_recall: float,
     *,
-    k: int = 10,
+    k: int = MEASURED_K,
     allowed: NDArray[np.bool_] | None = None,
-    own_rows: NDArray[np.int64] | None = None,
 ) -> Calibration:
     """Return the cheapest settings whose recall@k against exact search is surely at least `target_recall`.
 
-    `queries` (q, dim) float32 stand for those to come; where they are taken from the library, `own_rows` (q,) says
-    which rows they are, and these count neither as answers nor as found. Where no settings reach the target, those
-    of the highest recall are returned. Cost is counted in codes scanned and rows re-ranked, so that the choice does not
-    depend on how busy the machine is.
+    `queries` (q, dim) float32 stand for those to come. Where no settings reach the target, those of the highest recall
+    are returned. Cost is counted in codes scanned and rows re-ranked, so that the choice does not depend on how busy
+    the machine is.
     """
     if len(queries) == 0:
         raise ValueError("there are no queries to calibrate with")
@@ -57,7 +55,7 @@ def calibrate(
         allowed = np.ones(len(vectors), np.bool_)
     # The index answers for the rows it covers; the rest is scanned exactly, and cannot be missed.
     covered = allowed & (np.arange(len(vectors)) < index.rows)
-    relevant = _relevant(vectors, queries, k, covered, own_rows)
+    relevant = _relevant(vectors, queries, k, covered)
     depths = _ladder(DEPTHS, k, index.rows)
     probes = _ladder(tuple(1 << i for i in range(index.nlist.bit_length())), 1, index.nlist)
     codes_per_list = index.rows / index.nlist
@@ -103,21 +101,13 @@ def wilson_low(share: float, n: int) -> float:
 
 
 def _relevant(
-    vectors: VectorTable,
-    queries: NDArray[np.float32],
-    k: int,
-    covered: NDArray[np.bool_],
-    own_rows: NDArray[np.int64] | None,
+    vectors: VectorTable, queries: NDArray[np.float32], k: int, covered: NDArray[np.bool_]
 ) -> list[NDArray[np.int64]]:
     """Return for each query the rows that score at least as high as its k-th best; copies of a picture tie."""
-    # One more for the query's own row, k more for ties.
-    exact = search_exact(vectors, queries, 2 * k + 1, allowed=covered)
-    relevant = []
-    for i, (rows, scores) in enumerate(zip(exact.rows, exact.scores, strict=True)):
-        others = rows >= 0 if own_rows is None else (rows >= 0) & (rows != own_rows[i])
-        rows, scores = rows[others], scores[others]
-        relevant.append(rows[scores >= scores[min(k, len(scores)) - 1]] if len(scores) else rows)
-    return relevant
+    exact = search_exact(vectors, queries, 2 * k, allowed=covered)  # k more for ties
+    return [
+        rows[(rows >= 0) & (scores >= scores[k - 1])] for rows, scores in zip(exact.rows, exact.scores, strict=True)
+    ]
 
 
 def _recalls(

@@ -34,6 +34,15 @@ class Found:
             raise ValueError(f"k must be at least 1, not {k}")
         return cls(np.full((n_queries, k), -1, np.int64), np.full((n_queries, k), -np.inf, np.float32))
 
+    def at(self, places: NDArray[np.int64]) -> "Found":
+        """Return the answers at these places (q, k') of each query, in their order."""
+        return Found(np.take_along_axis(self.rows, places, axis=1), np.take_along_axis(self.scores, places, axis=1))
+
+    def put(self, queries: NDArray[np.bool_], others: "Found") -> None:
+        """Replace, in place, the answers of those of the `queries` (q,) that are True by the others, in order."""
+        self.rows[queries] = others.rows
+        self.scores[queries] = others.scores
+
     def improve(
         self,
         queries: NDArray[np.float32],
@@ -111,8 +120,7 @@ def best_of(answers: Sequence[Found]) -> Found:
     rows = np.concatenate([one.rows for one in answers], axis=1)
     scores = np.concatenate([one.scores for one in answers], axis=1)
     # Stable: equal scores keep their order, and that is by row already.
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return Found(np.take_along_axis(rows, best, axis=1), np.take_along_axis(scores, best, axis=1))
+    return Found(rows, scores).at(np.argsort(-scores, axis=1, kind="stable")[:, :k])
 
 
 def exact_scores(query: NDArray[np.float32], block: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,6 +21,9 @@ MIN_REDUCED_DIM = 64
 
 HNSW_LINKS = 32
 
+MEASURED_K = 10
+"""Recall is measured of so many answers."""
+
 RERANK_CODES = 40
 """Re-ranking one row costs about as much as scanning so many codes (measured at 384 dimensions, one core)."""
 
@@ -42,6 +45,15 @@ class SearchSettings:
 
     nprobe: int
     depth: int
+
+    def reaching(self, k: int) -> "SearchSettings":
+        """Return the settings of which k answers have the recall that MEASURED_K have of these.
+
+        Deeper in proportion, and wider by its root: for captions among a million recall@100 is .72 with the settings
+        for 10, .98 with ten times the depth, and .997 with three times the lists as well, which takes a seventh longer.
+        """
+        times = max(1, k / MEASURED_K)
+        return SearchSettings(ceil(self.nprobe * sqrt(times)), ceil(self.depth * times))
 
 
 @dataclass(frozen=True, slots=True)

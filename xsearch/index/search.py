@@ -25,8 +25,10 @@ class RowSearch(Protocol):
         queries: NDArray[np.float32],
         k: int,
         *,
+        sure: int | None = None,
         settings: SearchSettings | None = None,
         allowed: NDArray[np.bool_] | None = None,
+        measured: NDArray[np.bool_] | None = None,
     ) -> Found: ...
 
 
@@ -50,13 +52,17 @@ def search(
     queries: NDArray[np.float32],
     k: int,
     *,
+    sure: int | None = None,
     settings: SearchSettings | None = None,
     allowed: NDArray[np.bool_] | None = None,
+    measured: NDArray[np.bool_] | None = None,
     exactly: ExactSearch = search_exact,
 ) -> Found:
-    """Return the k best rows for each of (q, dim) float32 queries; `settings` are those of the index.
+    """Return the k best rows for each of (q, dim) float32 queries; where at least k may be found, k are.
 
-    `allowed` (len(vectors),) says which rows may be found; None means all. Where at least k may be found, k are.
+    `settings` are those of the index. The first `sure` answers have the recall that these were measured to have, all of
+    them by default: fewer where the rest are only candidates for something else. `allowed` (len(vectors),) says which
+    rows may be found, `measured` among which rows the settings were measured; None means all.
     """
     if queries.ndim != 2 or queries.shape[1] != vectors.dim:
         raise ValueError(f"queries of shape {queries.shape} for vectors of {vectors.dim} dimensions")
@@ -73,19 +79,49 @@ def search(
         return exactly(vectors, queries, k, allowed=allowed)
     if settings is None:
         raise ValueError("a search through an index needs settings")
+    sure = k if sure is None else min(sure, k)
+    settings = settings.reaching(sure)
     if allowed is None:
         found = index.search(queries, k, vectors=vectors, settings=settings)
         unsettled = np.zeros(len(queries), np.bool_)
     else:
-        found, unsettled = _search_filtered(index, vectors, queries, k, settings, allowed)
+        found, settled = _search_as_measured(index, vectors, queries, k, sure, settings, allowed, measured)
+        unsettled = ~settled
+        if unsettled.any():
+            filtered, settled = _search_filtered(index, vectors, queries[unsettled], k, settings, allowed)
+            found.put(unsettled, filtered)
+            unsettled[unsettled] = ~settled
     if index.rows < len(vectors) and not unsettled.all():
         found = best_of([found, exactly(vectors, queries, k, allowed=allowed, start=index.rows)])
     unsettled |= found.rows[:, min(k, matches) - 1] < 0  # the probed lists held too few
     if unsettled.any():
-        exact = exactly(vectors, queries[unsettled], k, allowed=allowed)
-        found.rows[unsettled] = exact.rows
-        found.scores[unsettled] = exact.scores
+        found.put(unsettled, exactly(vectors, queries[unsettled], k, allowed=allowed))
     return found
+
+
+def _search_as_measured(
+    index: Lists,
+    vectors: VectorTable,
+    queries: NDArray[np.float32],
+    k: int,
+    spare: int,
+    settings: SearchSettings,
+    allowed: NDArray[np.bool_],
+    measured: NDArray[np.bool_] | None,
+) -> tuple[Found, NDArray[np.bool_]]:
+    """Return what is left of k + spare answers when those that may not be found are dropped, and (q,) True where k are.
+
+    So a few removed rows cost next to nothing. Where fewer are left, the mask leaves out what the query is about, or
+    most rows, and the settings do not hold.
+    """
+    among = len(vectors) if measured is None else int(np.count_nonzero(measured))
+    beyond = measured is not None and bool((allowed > measured).any())
+    if beyond or (k + spare) * np.count_nonzero(allowed) < k * among:
+        return Found.nothing(len(queries), k), np.zeros(len(queries), np.bool_)
+    found = index.search(queries, k + spare, vectors=vectors, settings=settings, allowed=measured)
+    kept = (found.rows >= 0) & allowed[found.rows]
+    # Stable: those that are kept stay in their order, before the others.
+    return found.at(np.argsort(~kept, axis=1, kind="stable")[:, :k]), kept.sum(axis=1) >= k
 
 
 def _search_filtered(
@@ -96,7 +132,7 @@ def _search_filtered(
     settings: SearchSettings,
     allowed: NDArray[np.bool_],
 ) -> tuple[Found, NDArray[np.bool_]]:
-    """Return the answers of the index, and (q,) True where none is settled and an exact scan is the cheaper way on.
+    """Return the answers of the index, and (q,) False where none is settled and an exact scan is the cheaper way on.
 
     The settings were measured without a filter. One that leaves out what a query is about sends it to rows that lie
     farther off and wider apart, where as many lists and candidates find less (400k synthetic pictures, filters on their
@@ -113,11 +149,10 @@ def _search_filtered(
             np.isin(new, old[old >= 0]).mean() >= STABLE_SHARE  # twice nothing is no answer
             for new, old in zip(wider.rows, found.rows[unsettled], strict=True)
         ]
-        found.rows[unsettled] = wider.rows
-        found.scores[unsettled] = wider.scores
+        found.put(unsettled, wider)
         unsettled[unsettled] = ~np.array(settled)
         settings = SearchSettings(2 * settings.nprobe, 2 * settings.depth)
-    return found, unsettled
+    return found, ~unsettled
 
 
 def _work(index: Lists, settings: SearchSettings, matches: int) -> float:

@@ -80,10 +80,14 @@ class Library:
         """(rows,) True where a row is alive and of one of these kinds; read-only."""
         wanted = tuple(kind in kinds for kind in KINDS)
         if wanted not in self._of_kinds:
-            mask = np.array(wanted)[self._kinds] & self.alive
+            mask = self.ever_of_kinds(kinds) & self.alive
             mask.flags.writeable = False
             self._of_kinds[wanted] = mask
         return self._of_kinds[wanted]
+
+    def ever_of_kinds(self, kinds: Sequence[Kind]) -> NDArray[np.bool_]:
+        """(rows,) True where a row is of one of these kinds, alive or removed."""
+        return np.array([kind in kinds for kind in KINDS])[self._kinds]
 
     def counts(self) -> dict[Kind, int]:
         """Living items by kind."""
