@@ -357,7 +357,7 @@ def test_a_cluster_that_is_too_small_or_not_there_is_told(plain: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--ray", "127.0.0.1:1"), ("there is no Ray cluster at 127.0.0.1:1", "ray start --head")),
+        (("--ray", "127.0.0.1:1"), ("there is no Ray cluster at 127.0.0.1:1 that", "ray start --head")),
         (("--parts", "0", "--ray"), ("--parts",)),
     ],
 )
