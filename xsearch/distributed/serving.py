@@ -125,8 +125,10 @@ class Part:
         opened = self._commits.get(name)
         if opened is None:
             with self._opening:
-                opened = self._commits.get(name) or self._open(asked)
-                self._commits = dict([*self._commits.items(), (name, opened)][-COMMITS:])
+                opened = self._commits.get(name)
+                if opened is None:
+                    opened = self._open(asked)
+                    self._commits = dict([*self._commits.items(), (name, opened)][-COMMITS:])
         return opened
 
     def _open(self, asked: Asked) -> "tuple[Library, IvfPq | None]":
