@@ -294,14 +294,14 @@ def _merged(
     best = np.argsort(-codes, axis=1, kind="stable")[:, : depth + 1]
     rows, codes, scores = (np.take_along_axis(of_all, best, axis=1) for of_all in (rows, codes, scores))
     candidates = Candidates(rows, codes)
-    found = Found.nothing(len(queries), k)
-    for i, (query, kept) in enumerate(zip(queries, candidates.kept(depth), strict=True)):
-        unscored = np.flatnonzero(np.isnan(scores[i, :kept]))
+    found, kept = Found.nothing(len(queries), k), candidates.kept(depth)
+    for i, (query, n) in enumerate(zip(queries, kept.tolist(), strict=True)):
+        unscored = np.flatnonzero(np.isnan(scores[i, :n]))
         scores[i, unscored] = exact_scores(query, vectors.take(rows[i, unscored]))
-        order = np.lexsort((rows[i, :kept], -scores[i, :kept]))[:k]
+        order = np.lexsort((rows[i, :n], -scores[i, :n]))[:k]
         found.rows[i, : len(order)] = rows[i, order]
         found.scores[i, : len(order)] = scores[i, order]
-    return found, candidates.is_cut(depth, k)
+    return found, candidates.is_cut(depth, kept, k)
 
 
 def _build(with_index: bool) -> str:
