@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import xsearch.index.search as search_module
 from xsearch.errors import LibraryDamaged
 from xsearch.index.calibrate import ONE_SIDED_95, calibrate, wilson_low
+from xsearch.index.candidates import Candidates
 from xsearch.index.exact import search_exact
 from xsearch.index.ivfpq import IvfPq
 from xsearch.index.live import FaissBuild, live_faiss
@@ -334,3 +335,29 @@ def test_the_live_faiss_is_told() -> None:
     assert all(name.startswith("faiss") for name in live.distributions)
     assert live.conflict == (len(live.distributions) > 1)
     assert FaissBuild("1", ("faiss-cpu", "faiss-gpu"), 0).conflict
+
+
+def test_candidates_that_tie_at_the_end_are_left_out_together() -> None:
+    inf = np.float32(np.inf)
+    scores = np.array([[9, 8, 8, 7], [9, 8, 8, 8], [8, 8, 8, 8], [9, 8, -inf, -inf]], np.float32)
+    rows = np.where(scores > -inf, np.arange(16).reshape(4, 4), -1)
+    candidates = Candidates(rows, scores)
+    assert candidates.kept(3).tolist() == [3, 1, 0, 2]
+    assert candidates.kept(2).tolist() == [1, 1, 0, 2]
+    # Fewer than two are kept of the second and the third, and there are more.
+    assert candidates.is_cut(3, candidates.kept(3), 2).tolist() == [False, True, True, False]
+    assert candidates.is_cut(3, candidates.kept(3), 3).tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("copies", [100, 3_000])
+def test_of_many_copies_the_first_rows_are_found(copies: int) -> None:
+    """Their codes tie. The search goes deeper, or scans all rows where that is cheaper."""
+    pictures = units(20_000, DIM)
+    pictures[5_000 : 5_000 + copies] = pictures[5_000]
+    table = VectorTable([pictures], DIM)
+    index = IvfPq.build(table, plan_index(len(pictures), DIM, kind=IndexKind.IVFPQ))
+    query = pictures[5_000:5_001].astype(np.float32)
+    found = search(table, index, query, 10, settings=SearchSettings(nprobe=4, depth=50))
+    assert found.rows.tolist() == [list(range(5_000, 5_010))]
+    deep = index.search(query, 10, vectors=table, settings=SearchSettings(nprobe=4, depth=50)).rows
+    assert (deep[0] >= 0).all() == (copies == 100)

@@ -1,6 +1,8 @@
 """Parts on replicas answer as one process does, bit for bit, whoever dies meanwhile."""
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from tests.fakes import FakeEncoder, an_item, unit_rows
 from tests.serving import problem_of, served, until
 from xsearch import Searcher
 from xsearch.cli.options import with_ray_address
+from xsearch.encoders import get_encoder
 from xsearch.errors import CommitGone, LibraryDamaged, PartUnavailable, XSearchError
 from xsearch.index.exact import Found
 from xsearch.index.plan import IndexKind
@@ -38,7 +42,7 @@ BACK_S = 30
 @pytest.fixture(scope="module", autouse=True)
 def _ray_started() -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init("local", num_cpus=10, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=12, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -99,7 +103,7 @@ def parts(indexed: Path) -> Iterator[Parts]:
 
 @pytest.fixture(scope="module")
 def plain_parts(plain: Path) -> Iterator[Parts]:
-    with serving(plain, name_of("plain"), address=None, parts=PARTS, replicas=1) as parts:
+    with serving(plain, name_of("plain"), address=None, parts=2, replicas=1) as parts:
         yield parts
 
 
@@ -348,16 +352,45 @@ def test_without_all_of_its_replicas_a_part_is_an_error_never_a_wrong_answer(
 
 def test_a_cluster_that_is_too_small_or_not_there_is_told(plain: Path) -> None:
     with (
-        pytest.raises(XSearchError, match="5 parts on 3 replicas each want 15 CPUs, and the cluster has 10"),
+        pytest.raises(XSearchError, match="5 parts on 3 replicas each want 15 CPUs, and the cluster has 12"),
         serving(plain, name_of("big"), address=None, parts=5, replicas=3),
     ):
         pass
 
 
+def test_the_command_on_a_cluster(tmp_path: Path) -> None:
+    """It joins the cluster that is there, answers as one process does, and leaves nothing behind on Ctrl-C."""
+    data = tmp_path / "data"
+    with LibraryWriter(data, get_encoder().spec) as writer:
+        writer.add([an_item(str(i)) for i in range(1_500)], unit_rows(1_500, dim=writer.manifest.fingerprint.dim))
+    address = ray.get_runtime_context().gcs_address
+    options = f"-m xsearch serve --port 0 --parts 2 --ray {address} --data".split()
+    command = [sys.executable, *options, data]
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://127\.0\.0\.1:(\d+)/", process.stdout.readline())
+            assert found, process.communicate()
+            name = f"xsearch-{socket.gethostname()}-{found[1]}"
+            assert [len(replicas_of(f"{name}-{part}")) for part in range(2)] == [1, 1]
+            with urlopen(f"{found[0]}api/v1/search?q=a+cat&k=20") as answer:
+                hits = json.load(answer)["hits"]
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=30) == ("", "")
+            assert process.returncode == 0
+        finally:
+            process.kill()
+    assert hits == [hit.to_dict() for hit in Searcher(data).query("a cat", k=20)]
+    comes(lambda: not any(replicas_of(f"{name}-{part}") for part in range(2)))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--ray", "127.0.0.1:1"), ("there is no Ray cluster at 127.0.0.1:1", "ray start --head")),
+        (("--ray", "127.0.0.1:1"), ("there is no Ray cluster at 127.0.0.1:1 that", "ray start --head")),
         (("--parts", "0", "--ray"), ("--parts",)),
     ],
 )

@@ -125,8 +125,10 @@ class Part:
         opened = self._commits.get(name)
         if opened is None:
             with self._opening:
-                opened = self._commits.get(name) or self._open(asked)
-                self._commits = dict([*self._commits.items(), (name, opened)][-COMMITS:])
+                opened = self._commits.get(name)
+                if opened is None:
+                    opened = self._open(asked)
+                    self._commits = dict([*self._commits.items(), (name, opened)][-COMMITS:])
         return opened
 
     def _open(self, asked: Asked) -> "tuple[Library, IvfPq | None]":
@@ -292,14 +294,14 @@ def _merged(
     best = np.argsort(-codes, axis=1, kind="stable")[:, : depth + 1]
     rows, codes, scores = (np.take_along_axis(of_all, best, axis=1) for of_all in (rows, codes, scores))
     candidates = Candidates(rows, codes)
-    found = Found.nothing(len(queries), k)
-    for i, (query, kept) in enumerate(zip(queries, candidates.kept(depth), strict=True)):
-        unscored = np.flatnonzero(np.isnan(scores[i, :kept]))
+    found, kept = Found.nothing(len(queries), k), candidates.kept(depth)
+    for i, (query, n) in enumerate(zip(queries, kept.tolist(), strict=True)):
+        unscored = np.flatnonzero(np.isnan(scores[i, :n]))
         scores[i, unscored] = exact_scores(query, vectors.take(rows[i, unscored]))
-        order = np.lexsort((rows[i, :kept], -scores[i, :kept]))[:k]
+        order = np.lexsort((rows[i, :n], -scores[i, :n]))[:k]
         found.rows[i, : len(order)] = rows[i, order]
         found.scores[i, : len(order)] = scores[i, order]
-    return found, candidates.is_cut(depth, k)
+    return found, candidates.is_cut(depth, kept, k)
 
 
 def _build(with_index: bool) -> str:
@@ -321,6 +323,7 @@ def serving(
     path; None starts Ray on this machine, unless RAY_ADDRESS says where it is. `name` is what Serve lists the parts by;
     what had it before is replaced. Raises XSearchError where there is no such cluster, or it is too small.
     """
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     is_own = not ray.is_initialized()
     if is_own:
         _connect(address, cpus=(parts or 2) * replicas)
@@ -333,12 +336,12 @@ def serving(
                 remedy="fewer with --parts and --replicas, or add machines: `ray start --address`",
             )
         names = [f"{name}-{part}" for part in range(parts)]
+        serve.start(proxy_location="Disabled")
         try:
+            _delete(name, but=names)  # of a process that was killed
             yield Parts(_deployed(folder.resolve(), names, replicas), wait_s)
         finally:
-            for one in names:
-                with suppress(RayError, RayServeException):
-                    serve.delete(one, _blocking=False)
+            _delete(name)
     finally:
         if is_own:
             ray.shutdown()
@@ -346,8 +349,7 @@ def serving(
 
 def _connect(address: str | None, *, cpus: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
         # CPUs as Ray counts them: several replicas may share one of this machine's.
@@ -360,19 +362,28 @@ def _connect(address: str | None, *, cpus: int) -> None:
         ray.init(address, **quiet)
     except (OSError, ValueError, RuntimeError) as error:
         raise XSearchError(
-            f"there is no Ray cluster at {address}", remedy="start one: `ray start --head`, or leave the address out"
+            f"there is no Ray cluster at {address} that this machine may join",
+            remedy="start one: `ray start --head`; where it wants a token, set RAY_AUTH_MODE=token",
         ) from error
+
+
+def _delete(name: str, *, but: Sequence[str] = ()) -> None:
+    """Let go of all parts of this name, but of some."""
+    with suppress(RayError, RayServeException):
+        for one in serve.status().applications:
+            if one.rpartition("-")[0] == name and one not in but:
+                serve.delete(one, _blocking=False)
 
 
 def _deployed(folder: Path, names: Sequence[str], replicas: int) -> list[DeploymentHandle]:
     """Start the replicas of all parts and wait until they are there."""
-    serve.start(proxy_location="Disabled")
     deployment = serve.deployment(
         Part,
         num_replicas=replicas,
         ray_actor_options={"num_cpus": 1},
         health_check_period_s=HEALTH_S,
         graceful_shutdown_timeout_s=HEALTH_S,
+        logging_config={"enable_access_log": False},
     )
     targets = [
         serve.RunTarget(deployment.bind(folder, part, len(names)), name, route_prefix=None)

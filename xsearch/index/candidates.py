@@ -24,6 +24,9 @@ class Routes:
     affinities: NDArray[np.float32]
 
     def of(self, queries: NDArray[np.intp]) -> "Routes":
+        """Return the routes of some of the queries, in their order."""
+        if len(queries) == len(self.lists):
+            return self
         return Routes(self.reduced[queries], self.lists[queries], self.affinities[queries])
 
     def within(self, part: int, parts: int) -> "Routes":
@@ -52,10 +55,9 @@ class Candidates:
         kept: NDArray[np.int64] = (self.scores > self.scores[:, depth, None]).sum(axis=1)
         return kept
 
-    def is_cut(self, depth: int, k: int) -> NDArray[np.bool_]:
+    def is_cut(self, depth: int, kept: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
         """Return (q,) whether fewer than k are kept though there are more: at the end all tie, as copies do."""
-        is_cut: NDArray[np.bool_] = (self.kept(depth) < k) & (self.rows[:, depth] >= 0)
-        return is_cut
+        return (kept < k) & (self.rows[:, depth] >= 0)
 
 
 class Lists(Protocol):
@@ -99,13 +101,12 @@ def deepened(
 
     As long as a scan of all rows would cost more.
     """
-    found = Found.nothing(n_queries, k)
     waiting = np.arange(n_queries)
     depth = min(max(depth, k), n_rows)
-    while len(waiting):
-        of_these, is_cut = scan(waiting, depth)
-        found.rows[waiting] = of_these.rows
-        found.scores[waiting] = of_these.scores
-        depth *= 4
-        waiting = waiting[is_cut] if RERANK_CODES * depth < n_rows else waiting[:0]
+    found, is_cut = scan(waiting, depth)
+    while is_cut.any() and RERANK_CODES * 4 * depth < n_rows:
+        waiting, depth = waiting[is_cut], 4 * depth
+        deeper, is_cut = scan(waiting, depth)
+        found.rows[waiting] = deeper.rows
+        found.scores[waiting] = deeper.scores
     return found

@@ -32,7 +32,9 @@ class IvfPq:
     def __init__(self, index: "faiss.IndexPreTransform", rows: int) -> None:
         self._index = index
         self._ivf = faiss.extract_index_ivf(index)
-        self._hnsw = isinstance(faiss.downcast_index(self._ivf.quantizer), faiss.IndexHNSW)
+        self._reduction = index.chain.at(0)
+        self._quantizer = faiss.downcast_index(self._ivf.quantizer)
+        self._hnsw = isinstance(self._quantizer, faiss.IndexHNSW)
         self.rows = rows
 
     @property
@@ -170,8 +172,8 @@ class IvfPq:
             nprobe = ceil(nprobe * self.rows / max(1, int(np.count_nonzero(allowed[: self.rows]))))
         nprobe = min(nprobe, self.nlist)
         coarse = faiss.SearchParametersHNSW(efSearch=max(64, 2 * nprobe)) if self._hnsw else None
-        reduced = self._index.chain.at(0).apply(np.ascontiguousarray(queries))
-        affinities, lists = self._ivf.quantizer.search(reduced, nprobe, params=coarse)
+        reduced = self._reduction.apply(np.ascontiguousarray(queries))
+        affinities, lists = self._quantizer.search(reduced, nprobe, params=coarse)
         return Routes(reduced, lists, affinities)
 
     def scan(self, routes: Routes, n: int, *, allowed: NDArray[np.uint8] | None = None) -> Candidates:
@@ -205,12 +207,12 @@ class IvfPq:
 
         def scanned(some: NDArray[np.intp], depth: int) -> tuple[Found, NDArray[np.bool_]]:
             candidates = self.scan(routes.of(some), depth + 1, allowed=bits)
-            found = Found.nothing(len(some), k)
-            for i, (query, kept) in enumerate(zip(some, candidates.kept(depth), strict=True)):
-                rows = np.sort(candidates.rows[i, :kept])  # in file order, for what is not in memory yet
+            found, kept = Found.nothing(len(some), k), candidates.kept(depth)
+            for i, (query, n) in enumerate(zip(some.tolist(), kept.tolist(), strict=True)):
+                rows = np.sort(candidates.rows[i, :n])  # in file order, for what is not in memory yet
                 one = Found(found.rows[i : i + 1], found.scores[i : i + 1])
                 one.improve(queries[query : query + 1], rows, vectors.take(rows))
-            return found, candidates.is_cut(depth, k)
+            return found, candidates.is_cut(depth, kept, k)
 
         return deepened(scanned, len(queries), k, settings.depth, self.rows)
 
