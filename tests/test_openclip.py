@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from xsearch.encoders import openclip
-from xsearch.encoders.openclip import ModelName, OpenClipEncoder, crop_to_aspect, parse_name, plan_batch
+from xsearch.encoders.openclip import ModelName, OpenClipEncoder, parse_name, plan_batch
 from xsearch.encoders.presets import PRESETS
 from xsearch.errors import EncoderUnavailable
 
@@ -336,13 +336,9 @@ def test_extreme_strips_are_seen_in_their_middle(folder: Path) -> None:
     strip = np.zeros((2, 30_000, 3), np.uint8)
     strip[:, 15_000:] = 200
     for image in (strip, strip.transpose(1, 0, 2)):
-        middle = crop_to_aspect(image, 64)
-        assert max(middle.shape) == 128
-        assert (middle == 0).mean() == 0.5
+        middle = image[14_936:15_064] if len(image) > 2 else image[:, 14_936:15_064]
         vectors = open_tiny(folder, "tiny-clip").encode_images([image, middle])
         np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
-    panorama = np.zeros((10, 640, 3), np.uint8)
-    assert crop_to_aspect(panorama, 64) is panorama
 
 
 TAGS = {"ViT-B-32": ["openai", "laion2b_s34b_b79k"], "ViT-B-16": ["openai"], "RN50": ["openai"]}

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from xsearch.encoders.base import Encoder, Patches, Words
+from xsearch.encoders.base import Encoder, Patches, Words, framing_apart
 from xsearch.errors import EncoderUnavailable
 
-__all__ = ["DEFAULT_MODEL", "Encoder", "Patches", "Words", "get_encoder"]
+__all__ = ["DEFAULT_MODEL", "Encoder", "Patches", "Words", "framing_apart", "get_encoder"]
 
 DEFAULT_MODEL = "builtin"
 

@@ -9,7 +9,6 @@ Importing this module where torch or open_clip is missing raises EncoderUnavaila
 
 import difflib
 import hashlib
-import os
 import pickle
 import re
 import threading
@@ -21,10 +20,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xsearch.ahead import usable_cores
 from xsearch.encoders import towers
 from xsearch.encoders.base import Patches, Words
+from xsearch.encoders.framing import MAX_ASPECT, Framing
 from xsearch.errors import EncoderUnavailable
 from xsearch.types import Embeddings, EncoderSpec, Fingerprint, RGBImage
 from xsearch.vectors import l2_normalize
@@ -45,8 +45,6 @@ try:
     from open_clip.pretrained import download_pretrained
     from open_clip.transformer import VisionTransformer
     from safetensors import SafetensorError
-    from torchvision.transforms import Compose
-    from torchvision.transforms.functional import to_pil_image
 
     from xsearch.encoders.decoding import beam_search, draw
 except ImportError as error:
@@ -66,8 +64,6 @@ CAPTION_BEAMS = 6
 CAPTION_TOKENS = 40
 PROBE_IMAGES = 4
 MIN_COSINE = 0.999
-# A strip of 1 x 30,000 pixels, scaled until its short side fits, would take gigabytes; only its middle is looked at.
-MAX_ASPECT = 64
 # What torch and open_clip raise for a file that is no checkpoint, or one of another model.
 LOAD_ERRORS = (
     RuntimeError,
@@ -128,7 +124,6 @@ class OpenClipEncoder:
     def __init__(
         self,
         model: Any,
-        preprocess: Compose,
         tokenizer: Any,
         spec: EncoderSpec,
         device: torch.device,
@@ -137,16 +132,16 @@ class OpenClipEncoder:
         self.tag, self.device = tag, device  # of which training pictures are prepared, if of any
         self._model = model.to(device, memory_format=torch.channels_last)
         # The last two steps of open_clip's transform, to float and normalise, run on the device, on whole batches.
-        *resize, _, normalize = preprocess.transforms
-        self._resize_and_crop = Compose(resize)
-        self._mean = torch.tensor(normalize.mean, device=device).view(3, 1, 1)
-        self._std = torch.tensor(normalize.std, device=device).view(3, 1, 1)
+        prepared = model.visual.preprocess_cfg
+        self._framing = _framing(prepared)
+        self._mean = torch.tensor(prepared["mean"], device=device).view(3, 1, 1)
+        self._std = torch.tensor(prepared["std"], device=device).view(3, 1, 1)
         # CLIP holds its text tower's parts itself, the other classes hold the tower.
         self._text = getattr(model, "text", model)
         self._text_pool = getattr(model, "text_pool_type", None) or getattr(self._text, "pool_type", None)
         self._tokenizer = tokenizer
         self._tokenizing = threading.Lock()
-        self._pool = ThreadPoolExecutor(_usable_cores(), thread_name_prefix="resize")
+        self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="resize")
         self._spec = spec
 
     @classmethod
@@ -172,7 +167,7 @@ class OpenClipEncoder:
         pretrained: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
         config = open_clip.get_model_config(architecture)
         tokenizer = _open_tokenizer(architecture, config["text_cfg"])
-        model, preprocess = _load(architecture, file, pretrained, config["text_cfg"])
+        model = _load(architecture, file, pretrained, config["text_cfg"])
         spec = EncoderSpec(
             name=f"{PREFIX}{architecture}/{weights}",
             fingerprint=Fingerprint(
@@ -187,7 +182,7 @@ class OpenClipEncoder:
             max_tokens=tokenizer.context_length,
             logit_scale=model.logit_scale.exp().item(),
         )
-        return cls(model, preprocess, tokenizer, spec, target, tag)
+        return cls(model, tokenizer, spec, target, tag)
 
     @property
     def spec(self) -> EncoderSpec:
@@ -196,6 +191,11 @@ class OpenClipEncoder:
     @property
     def batch_size(self) -> int:
         return SUB_BATCHES * self._sub_batch
+
+    @property
+    def framing_apart(self) -> Framing | None:
+        """How other processes bring pictures to the size of this model, where it computes on a GPU."""
+        return None if self.device.type == "cpu" else self._framing
 
     @property
     def model(self) -> Any:
@@ -358,17 +358,21 @@ class OpenClipEncoder:
             yield self._finish(ready)
         yield self._finish(ahead)
 
-    def _start(self, images: Sequence[RGBImage]) -> tuple[torch.Tensor, list[Future[None]]]:
+    def _start(self, images: Sequence[RGBImage]) -> tuple[torch.Tensor, list[Future[Any]]]:
         """Begin to resize pictures into one (n, h, w, 3) uint8 batch, pinned where a GPU will fetch it."""
-        shape = (len(images), *_height_width(self._model.visual.preprocess_cfg), 3)
+        shape = (len(images), self._framing.height, self._framing.width, 3)
         batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-        rows = zip(images, batch.numpy(), strict=True)
-        return batch, [self._pool.submit(self._resize_into, row, image) for image, row in rows]
+        rows = batch.numpy()
+        if images and all(image.shape == shape[1:] for image in images):  # framed by those who decoded them
+            return batch, [self._pool.submit(np.stack, images, out=rows)]
+        return batch, [
+            self._pool.submit(self._resize_into, row, image) for image, row in zip(images, rows, strict=True)
+        ]
 
     def _resize_into(self, row: RGBImage, image: RGBImage) -> None:
-        row[...] = np.asarray(self._resize_and_crop(to_pil_image(crop_to_aspect(image, MAX_ASPECT))))
+        row[...] = self._framing.pixels(image)
 
-    def _finish(self, started: tuple[torch.Tensor, list[Future[None]]]) -> torch.Tensor:
+    def _finish(self, started: tuple[torch.Tensor, list[Future[Any]]]) -> torch.Tensor:
         """Wait for a batch and return it normalised, (n, 3, h, w) on the device."""
         batch, pending = started
         for resized in pending:
@@ -453,25 +457,12 @@ class OpenClipEncoder:
         return str(decode([token])).strip()
 
 
-def crop_to_aspect(image: NDArray[np.uint8], limit: int) -> NDArray[np.uint8]:
-    """Return the middle of a picture whose long side is more than `limit` times its short side, else the picture."""
-    long_axis = int(image.shape[1] > image.shape[0])
-    longest = limit * image.shape[1 - long_axis]
-    surplus = image.shape[long_axis] - longest
-    if surplus <= 0:
-        return image
-    middle = slice(surplus // 2, surplus // 2 + longest)
-    return image[:, middle] if long_axis else image[middle]
-
-
-def _load(
-    architecture: str, file: Path, pretrained: Mapping[str, Any], text_config: Mapping[str, Any]
-) -> tuple[Any, Compose]:
-    """Return the model in float32 on the CPU and open_clip's transform for it."""
+def _load(architecture: str, file: Path, pretrained: Mapping[str, Any], text_config: Mapping[str, Any]) -> Any:
+    """Return the model in float32 on the CPU."""
     if hub_name := text_config.get("hf_model_name"):
         _find_on_hub(hub_name, ["config.json"], f"the text tower of {architecture}")
     try:
-        model, preprocess = open_clip.create_model_from_pretrained(
+        model, _ = open_clip.create_model_from_pretrained(
             architecture,
             pretrained=str(file),
             # open_clip only warns where a tag was trained with another activation than its architecture names.
@@ -486,7 +477,7 @@ def _load(
         raise EncoderUnavailable(
             f"{file} does not load as {architecture} ({reason})", remedy="check that it is a checkpoint of this model"
         ) from error
-    return model.eval().requires_grad_(False), preprocess
+    return model.eval().requires_grad_(False)
 
 
 def _open_tokenizer(architecture: str, text_config: Mapping[str, Any]) -> Any:
@@ -510,6 +501,12 @@ def _height_width(config: Mapping[str, Any]) -> tuple[int, int]:
     size = config["size"]
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
+
+
+def _framing(config: Mapping[str, Any]) -> Framing:
+    height, width = _height_width(config)
+    fill = config.get("fill_color", 0)
+    return Framing(height, width, config["resize_mode"], config["interpolation"], fill, MAX_ASPECT)
 
 
 def _preprocessing(config: Mapping[str, Any]) -> str:
@@ -564,7 +561,3 @@ def _sha256(file: Path) -> str:
 def _cpu_has_amx() -> bool:
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # torch has no public name for it
     return supported is not None and bool(supported())
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
