@@ -23,8 +23,9 @@ import numpy as np
 
 from xsearch.ahead import usable_cores
 from xsearch.encoders import towers
-from xsearch.encoders.base import Patches, Words
+from xsearch.encoders.base import Encoder, Patches, Words
 from xsearch.encoders.framing import MAX_ASPECT, Framing
+from xsearch.encoders.shared import SharedEncoder
 from xsearch.errors import EncoderUnavailable
 from xsearch.types import Embeddings, EncoderSpec, Fingerprint, RGBImage
 from xsearch.vectors import l2_normalize
@@ -119,6 +120,7 @@ class OpenClipEncoder:
 
     On a GPU both towers run in bfloat16 where the GPU has it, on a CPU the image tower does where the CPU has AMX (with
     AVX-512 alone bfloat16 is slower than float32) and this model's vectors keep their direction; else float32.
+    While a GPU computes, the next sub-batch is copied to it on a stream of its own.
     """
 
     def __init__(
@@ -128,6 +130,8 @@ class OpenClipEncoder:
         spec: EncoderSpec,
         device: torch.device,
         tag: str | None = None,
+        *,
+        compiled: bool = False,
     ) -> None:
         self.tag, self.device = tag, device  # of which training pictures are prepared, if of any
         self._model = model.to(device, memory_format=torch.channels_last)
@@ -141,18 +145,20 @@ class OpenClipEncoder:
         self._text_pool = getattr(model, "text_pool_type", None) or getattr(self._text, "pool_type", None)
         self._tokenizer = tokenizer
         self._tokenizing = threading.Lock()
+        self._compiled = torch.compile(model.encode_image, dynamic=False) if compiled else None
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="resize")
         self._spec = spec
 
     @classmethod
-    def open(cls, name: str, device: str | None = None) -> Self:
+    def open(cls, name: str, device: str | None = None, *, compiled: bool = False) -> Self:
         """Load `openclip:ARCHITECTURE/WEIGHTS` onto `device` ("cpu", "cuda", "cuda:1"), by default a GPU if any.
 
-        Weights that are not yet in the hub's cache are downloaded. Raises EncoderUnavailable.
+        Weights that are not yet in the hub's cache are downloaded. With `compiled` the image tower goes through
+        torch.compile, for batches of one size, which takes a minute when the first is encoded. Raises
+        EncoderUnavailable.
         """
-        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if target.type == "cuda" and not torch.cuda.is_available():
-            raise EncoderUnavailable("torch finds no CUDA GPU here", remedy="leave the device out, or name 'cpu'")
+        target = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         tags = {arch: open_clip.list_pretrained_tags_by_model(arch) for arch in open_clip.list_models()}
         model_name = parse_name(name, tags)
         architecture, weights = model_name.architecture, model_name.weights
@@ -182,7 +188,7 @@ class OpenClipEncoder:
             max_tokens=tokenizer.context_length,
             logit_scale=model.logit_scale.exp().item(),
         )
-        return cls(model, tokenizer, spec, target, tag)
+        return cls(model, tokenizer, spec, target, tag, compiled=compiled)
 
     @property
     def spec(self) -> EncoderSpec:
@@ -218,7 +224,7 @@ class OpenClipEncoder:
     def encode_images(self, images: Sequence[RGBImage]) -> Embeddings:
         if len(images) == 0:
             return np.empty((0, self._spec.dim), np.float32)
-        parts = [self._run(self._model.encode_image, pixels, self._bfloat16_images) for pixels in self._batches(images)]
+        parts = [self._run(self._image_vectors, pixels, self._bfloat16_images) for pixels in self._batches(images)]
         return l2_normalize(torch.cat(parts).cpu().numpy())
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
@@ -378,8 +384,30 @@ class OpenClipEncoder:
         for resized in pending:
             resized.result()
         # Bytes travel, four times smaller than floats; rows of pixels are channels_last already.
-        pixels = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        pixels = self._on_device(batch).permute(0, 3, 1, 2)
         return pixels.float().div_(255).sub_(self._mean).div_(self._std)
+
+    def _on_device(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return a pinned batch on the device, copied while what was asked of it before is still being computed."""
+        if self._copies is None:
+            return batch.to(self.device)
+        with torch.cuda.stream(self._copies):
+            copied = batch.to(self.device, non_blocking=True)
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_stream(self._copies)
+        copied.record_stream(computing)  # its memory is free again when both streams are done with it
+        return copied
+
+    def _image_vectors(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return (n, dim), not normalised."""
+        n, size = len(pixels), self._sub_batch
+        if self._compiled is None:
+            return self._model.encode_image(pixels)
+        if n < size:  # another shape would be compiled anew
+            full = pixels.new_zeros(size, *pixels.shape[1:]).contiguous(memory_format=torch.channels_last)
+            full[:n] = pixels
+            pixels = full
+        return self._compiled(pixels)[:n]
 
     def _patch_vectors(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return (n, rows, columns, dim), not normalised."""
@@ -455,6 +483,30 @@ class OpenClipEncoder:
     def _token_text(self, token: int) -> str:
         decode = getattr(self._tokenizer, "tokenizer", self._tokenizer).decode
         return str(decode([token])).strip()
+
+
+def open_encoder(name: str, device: str | None = None) -> Encoder:
+    """Open a model on a device as `OpenClipEncoder.open` does, or on several, which share every batch.
+
+    "cuda" is every GPU that there is; several are named like "cuda:0,cuda:2". Raises EncoderUnavailable.
+    """
+    devices = [device] if device is None else device.split(",")
+    if device == "cuda" and torch.cuda.device_count() > 1:
+        devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    encoders = [OpenClipEncoder.open(name, one) for one in devices]
+    return encoders[0] if len(encoders) == 1 else SharedEncoder(encoders)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise EncoderUnavailable(f"there is no device {name!r}", remedy="name cpu, cuda, or cuda:0") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EncoderUnavailable("torch finds no CUDA GPU here", remedy="leave the device out, or name 'cpu'")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EncoderUnavailable(f"torch finds no GPU {name}", remedy=f"it finds {torch.cuda.device_count()}")
+    return device
 
 
 def _load(architecture: str, file: Path, pretrained: Mapping[str, Any], text_config: Mapping[str, Any]) -> Any:
