@@ -31,9 +31,10 @@ from tests.test_openclip import TEXTS, pictures, timm_tower
 from xsearch import Searcher
 from xsearch.cli.app import run
 from xsearch.encoders import Encoder, get_encoder
+from xsearch.encoders.framing import MAX_ASPECT, Framing
 from xsearch.encoders.heads import HeadedEncoder
-from xsearch.encoders.onnx import Framing, OnnxEncoder
-from xsearch.encoders.openclip import MAX_ASPECT, OpenClipEncoder, crop_to_aspect
+from xsearch.encoders.onnx import OnnxEncoder
+from xsearch.encoders.openclip import OpenClipEncoder
 from xsearch.errors import EncoderUnavailable, XSearchError
 from xsearch.indexer import index
 from xsearch.learning import export
@@ -267,8 +268,9 @@ def test_in_8_bits_a_vector_does_not_depend_on_its_company(folder: Path) -> None
 def test_an_export_that_does_not_agree_is_not_kept(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    framed = Framing.framed
-    monkeypatch.setattr(Framing, "framed", lambda self, image: framed(self, image[:, ::-1]))
+    pixels = OnnxEncoder._pixels
+    mirrored = lambda self, images: pixels(self, [image[:, ::-1] for image in images])  # noqa: E731
+    monkeypatch.setattr(OnnxEncoder, "_pixels", mirrored)
     refused = pytest.raises(XSearchError, match=r"do not agree with those of openclip:onnx-vit.* \(cosine -?0\.\d+\)")
     with written_before(folder), refused:
         export_onnx(model_of(folder, "onnx-vit"), tmp_path / "out", pictures(4))
@@ -308,8 +310,12 @@ def test_pictures_are_framed_as_by_open_clip(
     expected = Image.fromarray(image)
     for step in transform.transforms[:-3]:  # the last are for colours
         expected = step(expected)
-    found = Framing(*size, resize, interpolation, fill=9).framed(image)
+    framing = Framing(*size, resize, interpolation, fill=9)
+    found = framing.framed(image)
     np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+    # What was framed already, by another process, is taken as it is: to frame it again would change nothing.
+    np.testing.assert_array_equal(framing.pixels(image), np.asarray(found))
+    np.testing.assert_array_equal(np.asarray(framing.framed(framing.pixels(image))), np.asarray(found))
 
 
 @given(height=st.integers(8, 40), width=st.integers(500, 4000))
@@ -317,7 +323,9 @@ def test_of_a_strip_the_middle_is_seen_as_by_the_model(height: int, width: int) 
     strip = np.arange(height * width * 3, dtype=np.uint8).reshape(height, width, 3)
     framing = Framing(8, 8, "squash", "bicubic", max_aspect=MAX_ASPECT)
     for image in (strip, strip.transpose(1, 0, 2)):
-        middle = crop_to_aspect(image, MAX_ASPECT)
+        surplus = max(0, width - MAX_ASPECT * height)
+        along = slice(surplus // 2, surplus // 2 + width - surplus)
+        middle = image[along] if image.shape[0] == width else image[:, along]
         expected = Image.fromarray(middle).resize((8, 8), Image.Resampling.BICUBIC)
         np.testing.assert_array_equal(np.asarray(framing.framed(image)), np.asarray(expected))
 

@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cache
 from pathlib import Path
 
@@ -21,9 +23,11 @@ import open_clip
 import torch
 from PIL import Image
 
-from xsearch.encoders import openclip
-from xsearch.encoders.openclip import ModelName, OpenClipEncoder, crop_to_aspect, parse_name, plan_batch
+from xsearch.encoders import framing_apart, get_encoder, openclip
+from xsearch.encoders.framing import MAX_ASPECT, Framing
+from xsearch.encoders.openclip import ModelName, OpenClipEncoder, parse_name, plan_batch
 from xsearch.encoders.presets import PRESETS
+from xsearch.encoders.shared import SharedEncoder
 from xsearch.errors import EncoderUnavailable
 
 TEXTS = ["a cat", "", "two dogs run over a wide green meadow towards the sea!", "sunset", "word " * 100]
@@ -336,13 +340,9 @@ def test_extreme_strips_are_seen_in_their_middle(folder: Path) -> None:
     strip = np.zeros((2, 30_000, 3), np.uint8)
     strip[:, 15_000:] = 200
     for image in (strip, strip.transpose(1, 0, 2)):
-        middle = crop_to_aspect(image, 64)
-        assert max(middle.shape) == 128
-        assert (middle == 0).mean() == 0.5
+        middle = image[14_936:15_064] if len(image) > 2 else image[:, 14_936:15_064]
         vectors = open_tiny(folder, "tiny-clip").encode_images([image, middle])
         np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
-    panorama = np.zeros((10, 640, 3), np.uint8)
-    assert crop_to_aspect(panorama, 64) is panorama
 
 
 TAGS = {"ViT-B-32": ["openai", "laion2b_s34b_b79k"], "ViT-B-16": ["openai"], "RN50": ["openai"]}
@@ -386,6 +386,62 @@ def test_files_that_do_not_load_say_so_in_one_line(folder: Path, tmp_path: Path)
         with pytest.raises(EncoderUnavailable, match="does not load as tiny-clip") as caught:
             OpenClipEncoder.open(f"openclip:tiny-clip/{file}")
         assert "\n" not in str(caught.value)
+
+
+def test_several_devices_share_every_batch(folder: Path) -> None:
+    name = f"openclip:tiny-clip/{folder / 'tiny-clip.pt'}"
+    shared, alone, images = get_encoder(name, "cpu,cpu"), open_tiny(folder, "tiny-clip"), pictures(13)
+    assert isinstance(shared, SharedEncoder)
+    assert shared.batch_size == 2 * alone.batch_size
+    np.testing.assert_allclose(shared.encode_images(images), alone.encode_images(images), atol=1e-6)
+    np.testing.assert_allclose(shared.encode_texts(TEXTS), alone.encode_texts(TEXTS), atol=1e-6)
+
+
+def test_cuda_is_every_gpu_and_no_device_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+    monkeypatch.setattr(OpenClipEncoder, "open", lambda name, device: asked.append(device))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    for device in ("cuda", "cuda:2", "cuda:0,cuda:2", None):
+        openclip.open_encoder("openclip:tiny-clip/x.pt", device)
+    assert asked == ["cuda:0", "cuda:1", "cuda:2", "cuda:2", "cuda:0", "cuda:2", None]
+
+
+def test_a_compiled_tower_sees_batches_of_one_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, bool]] = []
+
+    def compiled(tower: Callable[[torch.Tensor], torch.Tensor], *, dynamic: bool) -> object:
+        def run(batch: torch.Tensor) -> torch.Tensor:
+            seen.append((len(batch), batch.is_contiguous(memory_format=torch.channels_last)))
+            return tower(batch)
+
+        assert not dynamic
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    alone, images = open_tiny(folder, "tiny-clip"), pictures(2 * openclip.CPU_BATCH + 1)
+    encoder = OpenClipEncoder.open(alone.spec.name, device="cpu", compiled=True)
+    np.testing.assert_allclose(encoder.encode_images(images), alone.encode_images(images), atol=1e-6)
+    assert seen == [(openclip.CPU_BATCH, True)] * 3
+
+
+def test_pictures_that_were_framed_elsewhere_have_the_same_vectors(folder: Path) -> None:
+    """As processes hand them over to an encoder on a GPU; on a CPU it frames them itself."""
+    encoder, images = open_tiny(folder, "tiny-eos"), pictures(9)
+    framed = [encoder._framing.pixels(image) for image in images]
+    np.testing.assert_array_equal(encoder.encode_images(framed), encoder.encode_images(images))
+    assert {image.shape for image in framed} == {(32, 48, 3)}
+    assert framing_apart(encoder) is None
+    elsewhere = copy(encoder)
+    elsewhere.device = torch.device("meta")
+    assert framing_apart(elsewhere) == Framing(32, 48, "shortest", "bicubic", 0, MAX_ASPECT)
+
+
+@pytest.mark.parametrize(("device", "message"), [("gpu", "there is no device 'gpu'"), ("cuda:7", "no GPU cuda:7; it")])
+def test_a_device_that_is_not_there_is_named(device: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(EncoderUnavailable, match=message):
+        OpenClipEncoder.open("openclip:RN50/openai", device=device)
 
 
 def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,6 +538,23 @@ def test_gpu_vectors_point_where_cpu_vectors_do(folder: Path, name: str) -> None
     assert on_gpu.spec == on_cpu.spec
     assert (on_gpu.encode_images(images) * on_cpu.encode_images(images)).sum(axis=1).min() > 0.999
     assert (on_gpu.encode_texts(TEXTS) * on_cpu.encode_texts(TEXTS)).sum(axis=1).min() > 0.999
+
+
+@pytest.mark.gpu
+def test_gpu_vectors_are_the_same_framed_elsewhere_compiled_and_on_all_gpus(folder: Path) -> None:
+    """Over several sub-batches, so that one is copied while another is computed."""
+    name = f"openclip:tiny-clip/{folder / 'tiny-clip.pt'}"
+    encoder = OpenClipEncoder.open(name, device=gpu_or_skip())
+    encoder.__dict__["_sub_batch"] = 64
+    images = pictures(50) * 7
+    expected = encoder.encode_images(images)
+    framing = framing_apart(encoder)
+    assert framing is not None
+    np.testing.assert_allclose(encoder.encode_images(list(map(framing.pixels, images))), expected, atol=1e-2)
+    compiled = OpenClipEncoder.open(name, device="cuda", compiled=True)
+    compiled.__dict__["_sub_batch"] = 64
+    for found in (compiled, get_encoder(name, "cuda"), get_encoder(name, "cuda:0,cuda:0")):
+        assert (found.encode_images(images) * expected).sum(axis=1).min() > 0.999
 
 
 @pytest.mark.gpu

@@ -1,5 +1,6 @@
 """Work that goes on a bounded way ahead of who takes it."""
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,3 +39,8 @@ class Ahead(Generic[_T]):
 
     def _go_on(self) -> None:
         self._waiting.append(self._thread.submit(next, self._steps, None))
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may use, which in a container or under taskset are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,7 +7,6 @@ next generation get names among those of the present one, and the manifest is re
 it was, and after which the old vectors are swept.
 """
 
-import os
 import re
 import shutil
 import time
@@ -36,9 +35,10 @@ from xsearch.library.shards import VECTOR, shard_path
 from xsearch.library.tags import LABELS, TAGS, keep_tags, read_labels, write_labels
 from xsearch.library.words import STATE, WORDS, keep_words
 from xsearch.library.writer import FULL_SHARD_ROWS
-from xsearch.media import images, video
+from xsearch.media import video
+from xsearch.media.decoders import Decoder
 from xsearch.originals import read_original
-from xsearch.pipeline import COMMIT_S, DIGEST_BYTES, TEXT_BATCH, Progress, Stage
+from xsearch.pipeline import COMMIT_S, DIGEST_BYTES, TEXT_BATCH, Progress, Stage, decoder_for
 from xsearch.sources.containers import open_samples
 from xsearch.sources.samples import Sample, read_picture
 from xsearch.types import Embeddings, EncoderSpec, Item, Kind, RGBImage, Skipped
@@ -234,13 +234,13 @@ class _Run:
 
     def _read_ahead(self, library: Library, units: Iterable[_Unit]) -> Iterator[tuple[_Place, _Content]]:
         """Yield what is to be encoded, in order, read in a pool a bounded number ahead of the encoder."""
-        workers = os.cpu_count() or 1
-        ahead = 2 * self._encoder.batch_size + workers
+        decoder, image_px = decoder_for(self._encoder), self._encoder.spec.image_px
+        ahead = 2 * self._encoder.batch_size + decoder.at_once
         waiting: deque[tuple[_Place, Future[_Content]]] = deque()
-        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        with decoder, ThreadPoolExecutor(decoder.at_once, thread_name_prefix="decode") as pool:
             try:
                 for place, image in self._places(library, units):
-                    waiting.append((place, pool.submit(_read, place, image, self._encoder.spec.image_px)))
+                    waiting.append((place, pool.submit(_read, place, image, decoder, image_px)))
                     if len(waiting) > ahead:
                         first, content = waiting.popleft()
                         yield first, self._timed(Stage.DECODING, content.result)
@@ -456,7 +456,7 @@ def _samples(
     yield from ((key, None) for key in sorted(left))
 
 
-def _read(place: _Place, image: bytes | Path | None, min_px: int) -> _Content:
+def _read(place: _Place, image: bytes | Path | None, decoder: Decoder, image_px: int) -> _Content:
     """Return a text, or the pixels of an original, or why it cannot be had. Runs in the pool."""
     item, unit = place.item, place.unit
     if item.kind is Kind.TEXT:
@@ -467,13 +467,13 @@ def _read(place: _Place, image: bytes | Path | None, min_px: int) -> _Content:
         if item.kind is Kind.FRAME:
             if not _is_same_film(item):
                 raise Undecodable(CHANGED)
-            return video.frame_at(item.file, float(item.part), min_px)
+            return video.frame_at(item.file, float(item.part), image_px)
         if item.part and image is None:
             raise Undecodable("unreadable file", "it holds no such sample any more")
         data = read_original(item) if image is None else read_picture(image)
         if not _is_same_picture(item, data, unit.items):
             raise Undecodable(CHANGED)
-        pixels, _ = images.decode_image(data, min_px)
+        pixels, _ = decoder.decode(data)
     except Undecodable as error:
         return Skipped(_name(item), error.reason, error.detail)
     except SourceError as error:

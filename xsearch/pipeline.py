@@ -5,7 +5,7 @@ nor with the length of a film. A film is committed whole: of one that a killed r
 Text in pictures is read after all that, of pictures that are in the library.
 """
 
-import os
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,11 +21,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from xsearch.ahead import Ahead
-from xsearch.encoders import Encoder
+from xsearch.encoders import Encoder, framing_apart
 from xsearch.errors import SourceError, Undecodable
 from xsearch.library import FileState, Library, LibraryWriter
 from xsearch.library.blank import add_blank
 from xsearch.media import images, ocr, texts, video
+from xsearch.media.decoders import Decoder, ProcessDecoder, ThreadDecoder
 from xsearch.sources.samples import MORE_MAY_FOLLOW, Sample, read_picture
 from xsearch.survey import ContainerWork, FileWork, Made, RunPlan, Unread, is_made, made_items, made_rows
 from xsearch.types import Embeddings, Item, Kind, RGBImage, Skipped, item_id
@@ -199,6 +200,7 @@ class Pipeline:
         self._writer = writer
         self._library = library
         self._encoder = encoder
+        self._decoder = decoder_for(encoder)
         self._sampling = sampling
         self._on_progress = on_progress
         self._reader = reader
@@ -218,7 +220,7 @@ class Pipeline:
 
     def run(self) -> Tally:
         """Do what the plan says. What is committed stays, however this ends."""
-        with self._write_behind, self._encoders:
+        with self._decoder, self._write_behind, self._encoders:
             try:
                 self._run()
             except KeyboardInterrupt:
@@ -348,7 +350,7 @@ class Pipeline:
             own = () if state is None else [row for row in state.rows if row not in self._made_rows]
             if state is not None and len(own) == 1 + len(sample.texts):
                 return _Sampled(state.content_hash)
-            pixels, meta = images.decode_image(data, self._encoder.spec.image_px)
+            pixels, meta = self._decoder.decode(data)
         except Undecodable as error:
             return _Refused(Skipped(f"{name} {sample.key}", error.reason, error.detail))
         except SourceError as error:
@@ -385,7 +387,7 @@ class Pipeline:
 
     def _ahead(self, jobs: Iterator[Callable[[], _Read]], stage: Stage = Stage.DECODING) -> Iterator[_Read]:
         """Yield what the jobs return, in order, done in a pool a bounded number ahead of the encoder."""
-        workers = os.cpu_count() or 1
+        workers = self._decoder.at_once
         ahead = 2 * self._encoder.batch_size + workers
         waiting: deque[Future[_Read]] = deque()
         with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
@@ -412,7 +414,7 @@ class Pipeline:
             if state is not None and (is_picture or state is work.known):
                 return _Twin(work, content_hash, state)
             if is_picture:
-                pixels, meta = images.decode_image(data, self._encoder.spec.image_px)
+                pixels, meta = self._decoder.decode(data)
                 return _Picture(_Entry(_with_meta(_item(work, Kind.IMAGE, content_hash), meta), _rows(work)), pixels)
             pieces = texts.captions(data) if work.pair else texts.passages(data)
             return [
@@ -596,6 +598,15 @@ class Pipeline:
 
     def _bound_by(self) -> Stage:
         return max(Stage, key=lambda stage: self._waited_s[stage])
+
+
+def decoder_for(encoder: Encoder) -> Decoder:
+    """Return who decodes the pictures that an encoder is handed."""
+    framing = framing_apart(encoder)
+    image_px = encoder.spec.image_px
+    if framing is None or sys.platform == "win32":  # where a process is not handed open files
+        return ThreadDecoder(image_px)
+    return ProcessDecoder(framing, image_px)
 
 
 def _digest(data: bytes) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xsearch.cli.options import DEFAULT_DATA, Data, Json, Model
+from xsearch.cli.options import DEFAULT_DATA, Data, Device, Json, Model
 from xsearch.cli.output import account, clock, counted, print_json, say, shortened, warn
 from xsearch.errors import LibraryNotFound, XSearchError
 from xsearch.index.plan import IndexKind
@@ -41,6 +41,7 @@ def index_command(
     sources: Sources,
     data: Data = DEFAULT_DATA,
     model: Model = None,
+    device: Device = None,
     index: Annotated[
         IndexKind | None,
         typer.Option("--index", metavar="KIND", help="exact, ivfpq, or auto: by size; holds until set anew."),
@@ -76,7 +77,7 @@ def index_command(
     from xsearch.pipeline import Sampling
     from xsearch.survey import Layout
 
-    encoder = get_encoder(model or model_of(data))
+    encoder = get_encoder(model or model_of(data), device)
     reader = Reader() if ocr else None
     wanted = {"text": recall_text, "image": recall_image}
     targets = Targets(**{name: recall for name, recall in wanted.items() if recall is not None})

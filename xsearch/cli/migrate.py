@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from xsearch.cli.index import progress_bar
-from xsearch.cli.options import DEFAULT_DATA, Data, Json
+from xsearch.cli.options import DEFAULT_DATA, Data, Device, Json
 from xsearch.cli.output import account, counted, print_json, say, warn
 
 
@@ -18,6 +18,7 @@ def migrate_command(
         ),
     ],
     data: Data = DEFAULT_DATA,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Embed a library anew with another encoder, while it answers.
@@ -32,7 +33,7 @@ def migrate_command(
     from xsearch.migrate import migrate
 
     with progress_bar() as (on_progress, on_stage):
-        report = migrate(data, get_encoder(model), on_progress=on_progress, on_stage=on_stage)
+        report = migrate(data, get_encoder(model, device), on_progress=on_progress, on_stage=on_stage)
     if report.lost:
         warn(
             f"{counted(report.lost, 'item')} could not go over ({account(report.skipped)}); "

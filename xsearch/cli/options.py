@@ -20,6 +20,15 @@ Model = Annotated[
         help="The encoder; `xsearch models` lists them.",
     ),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        show_default="a GPU if there is one",
+        help="Where a model of open_clip computes: cpu, cuda (all GPUs), cuda:1, or several, as cuda:0,cuda:1.",
+    ),
+]
 HowMany = Annotated[int, typer.Option("-k", metavar="N", min=1, max=100_000, help="How many hits.")]
 OfKind = Annotated[str, typer.Option("--kind", metavar="KIND", help="What to find: image, text, frame or any.")]
 Grouped = Annotated[str, typer.Option("--group", metavar="GROUP", help="Show frames of films as moment, film or none.")]

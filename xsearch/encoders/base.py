@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from xsearch.encoders.framing import Framing
 from xsearch.types import Embeddings, EncoderSpec, RGBImage
 
 
@@ -53,3 +54,13 @@ class Encoder(Protocol):
     def encode_patches(self, images: Sequence[RGBImage]) -> Patches: ...
 
     def encode_words(self, texts: Sequence[str]) -> list[Words]: ...
+
+
+def framing_apart(encoder: Encoder) -> Framing | None:
+    """Return how other processes shall bring pictures to the size that an encoder sees, before it is handed them.
+
+    None where it computes on the cores that decode, so that there is nothing to gain: only encoders that compute
+    elsewhere have a property of this name.
+    """
+    framing: Framing | None = getattr(encoder, "framing_apart", None)
+    return framing

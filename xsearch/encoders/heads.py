@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xsearch.encoders.base import Encoder, Patches, Words
+from xsearch.encoders.base import Encoder, Patches, Words, framing_apart
+from xsearch.encoders.framing import Framing
 from xsearch.errors import EncoderUnavailable
 from xsearch.types import Embeddings, EncoderSpec, RGBImage
 from xsearch.vectors import l2_normalize
@@ -36,6 +37,10 @@ class HeadedEncoder:
     @property
     def batch_size(self) -> int:
         return self._base.batch_size
+
+    @property
+    def framing_apart(self) -> Framing | None:
+        return framing_apart(self._base)
 
     def encode_images(self, images: Sequence[RGBImage]) -> Embeddings:
         return headed(self._base.encode_images(images), self._image)

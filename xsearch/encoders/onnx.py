@@ -6,11 +6,9 @@ needed: a text query never loads the image tower. The owner of onnxruntime.
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,14 +16,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from xsearch.ahead import usable_cores
 from xsearch.encoders.base import Patches, Words
+from xsearch.encoders.framing import Framing
 from xsearch.errors import EncoderUnavailable
 from xsearch.types import Embeddings, EncoderSpec, Fingerprint, RGBImage
 from xsearch.vectors import l2_normalize
 
 if TYPE_CHECKING:
     import onnxruntime
-    from PIL.Image import Image
     from tokenizers import Encoding, Tokenizer
 
 BUILTIN_DIR = Path(__file__).parent / "builtin"
@@ -37,58 +36,6 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-@dataclass(frozen=True, slots=True)
-class Framing:
-    """How a picture is brought to `height` x `width`, as open_clip does it (`open_clip.transform.image_transform`).
-
-    `resize` is squash; shortest: scaled until the shorter side fits, and the middle is taken; or longest: scaled until
-    all fits, and the rest filled with the grey level `fill`. Of a picture whose long side is more than `max_aspect`
-    times the short one, only the middle counts: scaled until its short side fits it could take gigabytes.
-    """
-
-    height: int
-    width: int
-    resize: str
-    interpolation: str
-    fill: int = 0
-    max_aspect: int | None = None
-
-    def framed(self, image: RGBImage) -> "Image":
-        """Return an RGB picture of `height` x `width`."""
-        from PIL import Image
-
-        if self.max_aspect is not None:
-            longest = self.max_aspect * min(image.shape[:2])
-            image = image[
-                tuple(slice(max(0, (side - longest) // 2), (side + longest) // 2) for side in image.shape[:2])
-            ]
-        picture = Image.fromarray(image)
-        width, height = picture.size
-        filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-        if self.resize == "squash":
-            return picture.resize((self.width, self.height), filters[self.interpolation])
-        ratios = height / self.height, width / self.width
-        if self.resize == "longest":
-            scaled = round(width / max(ratios)), round(height / max(ratios))
-            inside = picture.resize(scaled, filters[self.interpolation])
-            whole = Image.new("RGB", (self.width, self.height), (self.fill,) * 3)
-            whole.paste(inside, ((self.width - scaled[0]) // 2, (self.height - scaled[1]) // 2))
-            return whole
-        if self.width == self.height:
-            # Not by the ratio: torchvision cuts the long side off where it does not come out even.
-            short = min(width, height)
-            scaled = int(self.width * width / short), int(self.height * height / short)
-            return _middle(picture.resize(scaled, filters[self.interpolation]), self.height, self.width)
-        scaled = round(width / min(ratios)), round(height / min(ratios))
-        # open_clip does not hand the filter on to its own resizing.
-        return _middle(picture.resize(scaled, filters["bicubic"]), self.height, self.width)
-
-
-def _middle(picture: "Image", height: int, width: int) -> "Image":
-    left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
-    return picture.crop((left, top, left + width, top + height))
-
-
 class OnnxEncoder:
     """A dual encoder on ONNX Runtime, one single-threaded call a core: no core waits for the slowest.
 
@@ -98,7 +45,7 @@ class OnnxEncoder:
     def __init__(self, folder: Path, *, name: str, threads: int | None = None) -> None:
         self._folder = folder
         self._config = _read_config(folder)
-        self._threads = threads or _usable_cores()
+        self._threads = threads or usable_cores()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="onnx")
         self._opening = threading.Lock()
         self._towers: dict[str, onnxruntime.InferenceSession] = {}
@@ -188,7 +135,7 @@ class OnnxEncoder:
         """Return (n, 3, height, width) float32: each picture framed, then (value/255 - mean) / std."""
         pixels = np.empty((len(images), 3, self._framing.height, self._framing.width), np.float32)
         for image, out in zip(images, pixels, strict=True):
-            np.multiply(np.asarray(self._framing.framed(image)).transpose(2, 0, 1), self._pixel_scale, out=out)
+            np.multiply(self._framing.pixels(image).transpose(2, 0, 1), self._pixel_scale, out=out)
             out += self._pixel_shift
         return pixels
 
@@ -260,8 +207,3 @@ def _open_session(path: Path) -> "onnxruntime.InferenceSession":
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors share no base class but this
         raise EncoderUnavailable(f"{path.name} cannot be loaded ({error})", remedy="install xsearch again") from error
-
-
-def _usable_cores() -> int:
-    """Cores that this process may use, which in a container or under taskset are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

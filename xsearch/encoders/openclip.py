@@ -9,7 +9,6 @@ Importing this module where torch or open_clip is missing raises EncoderUnavaila
 
 import difflib
 import hashlib
-import os
 import pickle
 import re
 import threading
@@ -21,10 +20,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xsearch.ahead import usable_cores
 from xsearch.encoders import towers
-from xsearch.encoders.base import Patches, Words
+from xsearch.encoders.base import Encoder, Patches, Words
+from xsearch.encoders.framing import MAX_ASPECT, Framing
+from xsearch.encoders.shared import SharedEncoder
 from xsearch.errors import EncoderUnavailable
 from xsearch.types import Embeddings, EncoderSpec, Fingerprint, RGBImage
 from xsearch.vectors import l2_normalize
@@ -45,8 +46,6 @@ try:
     from open_clip.pretrained import download_pretrained
     from open_clip.transformer import VisionTransformer
     from safetensors import SafetensorError
-    from torchvision.transforms import Compose
-    from torchvision.transforms.functional import to_pil_image
 
     from xsearch.encoders.decoding import beam_search, draw
 except ImportError as error:
@@ -66,8 +65,6 @@ CAPTION_BEAMS = 6
 CAPTION_TOKENS = 40
 PROBE_IMAGES = 4
 MIN_COSINE = 0.999
-# A strip of 1 x 30,000 pixels, scaled until its short side fits, would take gigabytes; only its middle is looked at.
-MAX_ASPECT = 64
 # What torch and open_clip raise for a file that is no checkpoint, or one of another model.
 LOAD_ERRORS = (
     RuntimeError,
@@ -123,41 +120,45 @@ class OpenClipEncoder:
 
     On a GPU both towers run in bfloat16 where the GPU has it, on a CPU the image tower does where the CPU has AMX (with
     AVX-512 alone bfloat16 is slower than float32) and this model's vectors keep their direction; else float32.
+    While a GPU computes, the next sub-batch is copied to it on a stream of its own.
     """
 
     def __init__(
         self,
         model: Any,
-        preprocess: Compose,
         tokenizer: Any,
         spec: EncoderSpec,
         device: torch.device,
         tag: str | None = None,
+        *,
+        compiled: bool = False,
     ) -> None:
         self.tag, self.device = tag, device  # of which training pictures are prepared, if of any
         self._model = model.to(device, memory_format=torch.channels_last)
         # The last two steps of open_clip's transform, to float and normalise, run on the device, on whole batches.
-        *resize, _, normalize = preprocess.transforms
-        self._resize_and_crop = Compose(resize)
-        self._mean = torch.tensor(normalize.mean, device=device).view(3, 1, 1)
-        self._std = torch.tensor(normalize.std, device=device).view(3, 1, 1)
+        prepared = model.visual.preprocess_cfg
+        self._framing = _framing(prepared)
+        self._mean = torch.tensor(prepared["mean"], device=device).view(3, 1, 1)
+        self._std = torch.tensor(prepared["std"], device=device).view(3, 1, 1)
         # CLIP holds its text tower's parts itself, the other classes hold the tower.
         self._text = getattr(model, "text", model)
         self._text_pool = getattr(model, "text_pool_type", None) or getattr(self._text, "pool_type", None)
         self._tokenizer = tokenizer
         self._tokenizing = threading.Lock()
-        self._pool = ThreadPoolExecutor(_usable_cores(), thread_name_prefix="resize")
+        self._compiled = torch.compile(model.encode_image, dynamic=False) if compiled else None
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="resize")
         self._spec = spec
 
     @classmethod
-    def open(cls, name: str, device: str | None = None) -> Self:
+    def open(cls, name: str, device: str | None = None, *, compiled: bool = False) -> Self:
         """Load `openclip:ARCHITECTURE/WEIGHTS` onto `device` ("cpu", "cuda", "cuda:1"), by default a GPU if any.
 
-        Weights that are not yet in the hub's cache are downloaded. Raises EncoderUnavailable.
+        Weights that are not yet in the hub's cache are downloaded. With `compiled` the image tower goes through
+        torch.compile, for batches of one size, which takes a minute when the first is encoded. Raises
+        EncoderUnavailable.
         """
-        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if target.type == "cuda" and not torch.cuda.is_available():
-            raise EncoderUnavailable("torch finds no CUDA GPU here", remedy="leave the device out, or name 'cpu'")
+        target = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         tags = {arch: open_clip.list_pretrained_tags_by_model(arch) for arch in open_clip.list_models()}
         model_name = parse_name(name, tags)
         architecture, weights = model_name.architecture, model_name.weights
@@ -172,7 +173,7 @@ class OpenClipEncoder:
         pretrained: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
         config = open_clip.get_model_config(architecture)
         tokenizer = _open_tokenizer(architecture, config["text_cfg"])
-        model, preprocess = _load(architecture, file, pretrained, config["text_cfg"])
+        model = _load(architecture, file, pretrained, config["text_cfg"])
         spec = EncoderSpec(
             name=f"{PREFIX}{architecture}/{weights}",
             fingerprint=Fingerprint(
@@ -187,7 +188,7 @@ class OpenClipEncoder:
             max_tokens=tokenizer.context_length,
             logit_scale=model.logit_scale.exp().item(),
         )
-        return cls(model, preprocess, tokenizer, spec, target, tag)
+        return cls(model, tokenizer, spec, target, tag, compiled=compiled)
 
     @property
     def spec(self) -> EncoderSpec:
@@ -196,6 +197,11 @@ class OpenClipEncoder:
     @property
     def batch_size(self) -> int:
         return SUB_BATCHES * self._sub_batch
+
+    @property
+    def framing_apart(self) -> Framing | None:
+        """How other processes bring pictures to the size of this model, where it computes on a GPU."""
+        return None if self.device.type == "cpu" else self._framing
 
     @property
     def model(self) -> Any:
@@ -218,7 +224,7 @@ class OpenClipEncoder:
     def encode_images(self, images: Sequence[RGBImage]) -> Embeddings:
         if len(images) == 0:
             return np.empty((0, self._spec.dim), np.float32)
-        parts = [self._run(self._model.encode_image, pixels, self._bfloat16_images) for pixels in self._batches(images)]
+        parts = [self._run(self._image_vectors, pixels, self._bfloat16_images) for pixels in self._batches(images)]
         return l2_normalize(torch.cat(parts).cpu().numpy())
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
@@ -358,24 +364,50 @@ class OpenClipEncoder:
             yield self._finish(ready)
         yield self._finish(ahead)
 
-    def _start(self, images: Sequence[RGBImage]) -> tuple[torch.Tensor, list[Future[None]]]:
+    def _start(self, images: Sequence[RGBImage]) -> tuple[torch.Tensor, list[Future[Any]]]:
         """Begin to resize pictures into one (n, h, w, 3) uint8 batch, pinned where a GPU will fetch it."""
-        shape = (len(images), *_height_width(self._model.visual.preprocess_cfg), 3)
+        shape = (len(images), self._framing.height, self._framing.width, 3)
         batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-        rows = zip(images, batch.numpy(), strict=True)
-        return batch, [self._pool.submit(self._resize_into, row, image) for image, row in rows]
+        rows = batch.numpy()
+        if images and all(image.shape == shape[1:] for image in images):  # framed by those who decoded them
+            return batch, [self._pool.submit(np.stack, images, out=rows)]
+        return batch, [
+            self._pool.submit(self._resize_into, row, image) for image, row in zip(images, rows, strict=True)
+        ]
 
     def _resize_into(self, row: RGBImage, image: RGBImage) -> None:
-        row[...] = np.asarray(self._resize_and_crop(to_pil_image(crop_to_aspect(image, MAX_ASPECT))))
+        row[...] = self._framing.pixels(image)
 
-    def _finish(self, started: tuple[torch.Tensor, list[Future[None]]]) -> torch.Tensor:
+    def _finish(self, started: tuple[torch.Tensor, list[Future[Any]]]) -> torch.Tensor:
         """Wait for a batch and return it normalised, (n, 3, h, w) on the device."""
         batch, pending = started
         for resized in pending:
             resized.result()
         # Bytes travel, four times smaller than floats; rows of pixels are channels_last already.
-        pixels = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        pixels = self._on_device(batch).permute(0, 3, 1, 2)
         return pixels.float().div_(255).sub_(self._mean).div_(self._std)
+
+    def _on_device(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return a pinned batch on the device, copied while what was asked of it before is still being computed."""
+        if self._copies is None:
+            return batch.to(self.device)
+        with torch.cuda.stream(self._copies):
+            copied = batch.to(self.device, non_blocking=True)
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_stream(self._copies)
+        copied.record_stream(computing)  # its memory is free again when both streams are done with it
+        return copied
+
+    def _image_vectors(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return (n, dim), not normalised."""
+        n, size = len(pixels), self._sub_batch
+        if self._compiled is None:
+            return self._model.encode_image(pixels)
+        if n < size:  # another shape would be compiled anew
+            full = pixels.new_zeros(size, *pixels.shape[1:]).contiguous(memory_format=torch.channels_last)
+            full[:n] = pixels
+            pixels = full
+        return self._compiled(pixels)[:n]
 
     def _patch_vectors(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return (n, rows, columns, dim), not normalised."""
@@ -453,25 +485,36 @@ class OpenClipEncoder:
         return str(decode([token])).strip()
 
 
-def crop_to_aspect(image: NDArray[np.uint8], limit: int) -> NDArray[np.uint8]:
-    """Return the middle of a picture whose long side is more than `limit` times its short side, else the picture."""
-    long_axis = int(image.shape[1] > image.shape[0])
-    longest = limit * image.shape[1 - long_axis]
-    surplus = image.shape[long_axis] - longest
-    if surplus <= 0:
-        return image
-    middle = slice(surplus // 2, surplus // 2 + longest)
-    return image[:, middle] if long_axis else image[middle]
+def open_encoder(name: str, device: str | None = None) -> Encoder:
+    """Open a model on a device as `OpenClipEncoder.open` does, or on several, which share every batch.
+
+    "cuda" is every GPU that there is; several are named like "cuda:0,cuda:2". Raises EncoderUnavailable.
+    """
+    devices = [device] if device is None else device.split(",")
+    if device == "cuda" and torch.cuda.device_count() > 1:
+        devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    encoders = [OpenClipEncoder.open(name, one) for one in devices]
+    return encoders[0] if len(encoders) == 1 else SharedEncoder(encoders)
 
 
-def _load(
-    architecture: str, file: Path, pretrained: Mapping[str, Any], text_config: Mapping[str, Any]
-) -> tuple[Any, Compose]:
-    """Return the model in float32 on the CPU and open_clip's transform for it."""
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise EncoderUnavailable(f"there is no device {name!r}", remedy="name cpu, cuda, or cuda:0") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EncoderUnavailable("torch finds no CUDA GPU here", remedy="leave the device out, or name 'cpu'")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EncoderUnavailable(f"torch finds no GPU {name}", remedy=f"it finds {torch.cuda.device_count()}")
+    return device
+
+
+def _load(architecture: str, file: Path, pretrained: Mapping[str, Any], text_config: Mapping[str, Any]) -> Any:
+    """Return the model in float32 on the CPU."""
     if hub_name := text_config.get("hf_model_name"):
         _find_on_hub(hub_name, ["config.json"], f"the text tower of {architecture}")
     try:
-        model, preprocess = open_clip.create_model_from_pretrained(
+        model, _ = open_clip.create_model_from_pretrained(
             architecture,
             pretrained=str(file),
             # open_clip only warns where a tag was trained with another activation than its architecture names.
@@ -486,7 +529,7 @@ def _load(
         raise EncoderUnavailable(
             f"{file} does not load as {architecture} ({reason})", remedy="check that it is a checkpoint of this model"
         ) from error
-    return model.eval().requires_grad_(False), preprocess
+    return model.eval().requires_grad_(False)
 
 
 def _open_tokenizer(architecture: str, text_config: Mapping[str, Any]) -> Any:
@@ -510,6 +553,12 @@ def _height_width(config: Mapping[str, Any]) -> tuple[int, int]:
     size = config["size"]
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
+
+
+def _framing(config: Mapping[str, Any]) -> Framing:
+    height, width = _height_width(config)
+    fill = config.get("fill_color", 0)
+    return Framing(height, width, config["resize_mode"], config["interpolation"], fill, MAX_ASPECT)
 
 
 def _preprocessing(config: Mapping[str, Any]) -> str:
@@ -564,7 +613,3 @@ def _sha256(file: Path) -> str:
 def _cpu_has_amx() -> bool:
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # torch has no public name for it
     return supported is not None and bool(supported())
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

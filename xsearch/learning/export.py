@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from xsearch.encoders import Encoder
+from xsearch.encoders.framing import MAX_ASPECT
 from xsearch.encoders.heads import HeadedEncoder
 from xsearch.encoders.onnx import OnnxEncoder
-from xsearch.encoders.openclip import MAX_ASPECT, OpenClipEncoder
+from xsearch.encoders.openclip import OpenClipEncoder
 from xsearch.errors import EncoderUnavailable, SourceError, Undecodable, XSearchError
 from xsearch.library import Library
 from xsearch.media.images import open_image
