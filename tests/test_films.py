@@ -24,7 +24,8 @@ from xsearch.cli.sheet import contact_sheet
 from xsearch.encoders import get_encoder
 from xsearch.indexer import IndexReport, index
 from xsearch.library import Library, faults
-from xsearch.pipeline import FILMS_AT_ONCE, Progress, Sampling
+from xsearch.pipeline import FILMS_AT_ONCE, Progress
+from xsearch.reading import Sampling
 from xsearch.types import Embeddings, Item, Kind, RGBImage, item_id
 from xsearch.vectors import l2_normalize
 

@@ -49,6 +49,10 @@ class SourceError(XSearchError):
     """A source as a whole cannot be read: it is missing, or lacks a named column."""
 
 
+class ClusterError(XSearchError):
+    """A machine of a cluster, or all of them, cannot do their part: not there, without a package, space or a mount."""
+
+
 class QueryError(XSearchError):
     """The query is empty or contradicts itself."""
 

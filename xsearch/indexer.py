@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from xsearch.bank import keep_bank
 from xsearch.encoders import Encoder
@@ -16,8 +17,9 @@ from xsearch.library import Library, LibraryWriter
 from xsearch.library.blank import read_blank
 from xsearch.library.tags import keep_tags
 from xsearch.library.words import keep_words
-from xsearch.pipeline import Pipeline, Progress, Sampling, TextReader
-from xsearch.survey import Layout, plan_reading, plan_run, survey
+from xsearch.pipeline import LibrarySink, Pipeline, Progress, Tally
+from xsearch.reading import Reading, Sampling, TextReader
+from xsearch.survey import Layout, RunPlan, made_rows, plan_reading, plan_run, survey
 from xsearch.types import Skipped
 
 
@@ -42,6 +44,34 @@ class IndexReport:
     with_text: int | None = None
 
 
+class TakeIn(Protocol):
+    """Does what a plan says: reads, encodes and commits to the library that `writer` holds."""
+
+    def __call__(
+        self,
+        plan: RunPlan,
+        reading: Reading,
+        *,
+        writer: LibraryWriter,
+        library: Library,
+        encoder: Encoder,
+        on_progress: Callable[[Progress], None],
+    ) -> Tally: ...
+
+
+def take_in_here(
+    plan: RunPlan,
+    reading: Reading,
+    *,
+    writer: LibraryWriter,
+    library: Library,
+    encoder: Encoder,
+    on_progress: Callable[[Progress], None],
+) -> Tally:
+    """Do what a plan says on this machine, with a commit every few seconds."""
+    return Pipeline(plan, reading, sink=LibrarySink(writer, library), encoder=encoder, on_progress=on_progress).run()
+
+
 def index(
     sources: Sequence[str | Path],
     data: Path,
@@ -54,13 +84,15 @@ def index(
     targets: Targets | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_stage: Callable[[str], None] = lambda stage: None,
+    take_in: TakeIn = take_in_here,
 ) -> IndexReport:
     """Index what is new or changed below `sources` into the library `data`, and remove what is gone.
 
     Whatever ends the run, all that was committed stays, and the next run goes on from there. `sampling` is for films
     that are read in this run. With a `reader` (`media.ocr.Reader`) text is looked for in those pictures at the sources
     in which no run has looked yet, and becomes items that belong to them. `on_stage` is told in words what the run is
-    at. Raises SourceError, LibraryLocked, LibraryDamaged, EncoderMismatch.
+    at; `take_in` does what was planned, elsewhere if need be. Raises SourceError, LibraryLocked, LibraryDamaged and
+    EncoderMismatch.
     """
     start_s = time.monotonic()
     look = partial(survey, sources, leave_out=data, layout=layout)
@@ -73,11 +105,13 @@ def index(
         found = found or look(known)
         plan = plan_run(found, known, writer.manifest.containers)
         on_stage("indexing")
-        states = [state for of_file in known.values() for state in of_file]
-        run = partial(
-            Pipeline, writer=writer, encoder=encoder, sampling=sampling or Sampling(), on_progress=on_progress
+        reading = Reading(
+            (state for of_file in known.values() for state in of_file),
+            image_px=encoder.spec.image_px,
+            sampling=sampling or Sampling(),
+            made=made_rows(library) if plan.containers else (),
         )
-        tally = run(plan, states, library=library).run()
+        tally = take_in(plan, reading, writer=writer, library=library, encoder=encoder, on_progress=on_progress)
         skipped = {entry.path: entry for entry in (*found.skipped, *tally.skipped)}
         named = layout.image_column if layout is not None else None
         columns = {source.name: named for source in found.containers.values()} if named is not None else {}
@@ -89,8 +123,17 @@ def index(
         if reader is not None:
             on_stage("reading text in pictures")
             committed = Library.open(data)
-            reading = plan_reading(found, committed, read_blank(data))
-            read = run(reading, (), library=committed, reader=reader).run()
+            unread = plan_reading(found, committed, read_blank(data))
+            sink = LibrarySink(writer, committed)
+            read = Pipeline(
+                unread,
+                reading,
+                sink=sink,
+                encoder=encoder,
+                on_progress=on_progress,
+                reader=reader,
+                library=committed,
+            ).run()
             with_text = read.with_text
             notes = [*notes, *_notes_on(read.not_read)]
         writer.merge()

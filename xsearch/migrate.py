@@ -38,7 +38,8 @@ from xsearch.library.writer import FULL_SHARD_ROWS
 from xsearch.media import video
 from xsearch.media.decoders import Decoder
 from xsearch.originals import read_original
-from xsearch.pipeline import COMMIT_S, DIGEST_BYTES, TEXT_BATCH, Progress, Stage, decoder_for
+from xsearch.pipeline import COMMIT_S, TEXT_BATCH, Progress, Stage, decoder_for
+from xsearch.reading import DIGEST_BYTES
 from xsearch.sources.containers import open_samples
 from xsearch.sources.samples import Sample, read_picture
 from xsearch.types import Embeddings, EncoderSpec, Item, Kind, RGBImage, Skipped

@@ -10,10 +10,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property, partial
-from hashlib import blake2b, file_digest
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -22,22 +21,35 @@ import numpy as np
 
 from xsearch.ahead import Ahead
 from xsearch.encoders import Encoder, framing_apart
-from xsearch.errors import SourceError, Undecodable
+from xsearch.errors import SourceError
 from xsearch.library import FileState, Library, LibraryWriter
 from xsearch.library.blank import add_blank
-from xsearch.media import images, ocr, texts, video
+from xsearch.media import video
 from xsearch.media.decoders import Decoder, ProcessDecoder, ThreadDecoder
-from xsearch.sources.samples import MORE_MAY_FOLLOW, Sample, read_picture
-from xsearch.survey import ContainerWork, FileWork, Made, RunPlan, Unread, is_made, made_items, made_rows
-from xsearch.types import Embeddings, Item, Kind, RGBImage, Skipped, item_id
+from xsearch.reading import (
+    Entry,
+    NotRead,
+    Picture,
+    Read,
+    Reading,
+    Refused,
+    Sampled,
+    Text,
+    TextReader,
+    Twin,
+    read_text,
+    renamed,
+    rows_of,
+)
+from xsearch.sources.samples import MORE_MAY_FOLLOW, Sample
+from xsearch.survey import ContainerWork, FileWork, RunPlan, Unread, is_made
+from xsearch.types import Embeddings, Item, Kind, Skipped
 
 _T = TypeVar("_T")
 
 COMMIT_S = 5.0
 TEXT_BATCH = 256
 FILMS_AT_ONCE = 2
-MAX_FILE_BYTES = 1 << 30
-DIGEST_BYTES = 16
 ITEMS_AT_ONCE = 1024
 
 
@@ -60,27 +72,12 @@ class Progress:
     frame: Item | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How frames are taken from films: so many a second, else as many as each shot deserves; and how many at most."""
-
-    fps: float | None = None
-    max_frames: int | None = None
-
-
-class TextReader(Protocol):
-    """Reads the text in pictures. Safe to call from several threads."""
-
-    def read(self, image: RGBImage) -> Sequence[ocr.Line]:
-        """Return the lines of a picture, top to bottom. Raises Undecodable."""
-        ...
-
-
 @dataclass(slots=True)
 class Tally:
     """What became of the files, captions and samples of a run; `read_whole` are containers with their signatures.
 
-    `with_text` counts pictures in which text was found; in those of `not_read` it could not be looked for.
+    `with_text` counts pictures in which text was found; in those of `not_read` it could not be looked for. `arrived`
+    counts files and captions that were not known under their names, by content hash: some of them may have moved.
     """
 
     indexed: int = 0
@@ -88,82 +85,85 @@ class Tally:
     moved: int = 0
     removed: int = 0
     samples: int = 0
+    arrived: Counter[str] = field(default_factory=Counter)
     skipped: list[Skipped] = field(default_factory=list)
     read_whole: dict[str, str] = field(default_factory=dict)
     with_text: int = 0
     not_read: list[Skipped] = field(default_factory=list)
 
+    def add(self, other: "Tally") -> None:
+        """Count what another part of the same run did, in which no text in pictures was looked for."""
+        self.indexed += other.indexed
+        self.unchanged += other.unchanged
+        self.removed += other.removed
+        self.samples += other.samples
+        self.arrived += other.arrived
+        self.skipped += other.skipped
+        self.read_whole |= other.read_whole
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """An item that waits to be encoded or committed, and the rows that it replaces in the same commit."""
-
-    item: Item
-    replaces: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    entry: _Entry
-    pixels: RGBImage
-
-
-@dataclass(frozen=True, slots=True)
-class _Twin:
-    """A file whose content is known: its rows are copied under its own name."""
-
-    work: FileWork
-    content_hash: str
-    state: FileState
+    def let_go(self, vanished: Sequence[FileState]) -> None:
+        """Account for what is gone from where it was: moved, where as much of the same content arrived, or removed."""
+        gone = Counter(state.content_hash for state in vanished)
+        moved = (gone & self.arrived).total()
+        self.moved += moved
+        self.indexed -= moved
+        self.removed += gone.total() - moved
 
 
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    """A file or sample that gives no item, and the rows of what it was before, unless the trouble may pass."""
-
-    skipped: Skipped
-    bury: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Sampled:
-    """A sample of a container: nothing to encode if it is known."""
-
-    content_hash: str
-    picture: _Picture | None = None
-    texts: tuple[_Entry, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """What was read in a picture of the library, which may be nothing."""
-
-    content_hash: str
-    entries: tuple[_Entry, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _NotRead:
-    """A picture that is kept as it is, and tried again by the next run."""
-
-    skipped: Skipped
-
-
-_Read = _Picture | list[_Entry] | _Twin | _Refused | _Sampled | _Text | _NotRead
-
-
-_Encoded = tuple[list[_Entry], Embeddings | ValueError]
+_Encoded = tuple[list[Entry], Embeddings | ValueError]
 
 
 @dataclass(slots=True)
-class _Outbox:
+class Outbox:
     """What waits for the next commit."""
 
-    entries: list[_Entry] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
     vectors: list[Embeddings] = field(default_factory=list)
-    copies: list[_Twin] = field(default_factory=list)
+    copies: list[Twin] = field(default_factory=list)
     bury: list[int] = field(default_factory=list)
     blank: list[str] = field(default_factory=list)
+
+    @property
+    def buried(self) -> list[int]:
+        """The rows to bury, of what the entries replace as well."""
+        return [*self.bury, *(row for entry in self.entries for row in entry.replaces)]
+
+    def stacked(self, dim: int) -> Embeddings:
+        """Return (n, dim) the vectors of the entries."""
+        return np.concatenate([np.empty((0, dim), np.float32), *self.vectors])
+
+
+class Sink(Protocol):
+    """Where what is encoded goes. Called by one thread at a time."""
+
+    def take(self, outbox: Outbox) -> None:
+        """Keep all of an outbox in one step."""
+        ...
+
+
+class LibrarySink:
+    """Commits to a library, in which all that is known lies."""
+
+    def __init__(self, writer: LibraryWriter, library: Library) -> None:
+        self._writer = writer
+        self._library = library
+
+    def take(self, outbox: Outbox) -> None:
+        items, vectors, buried = copied(self._library, outbox.copies)
+        self._writer.add(
+            [*(entry.item for entry in outbox.entries), *items],
+            np.concatenate([outbox.stacked(self._library.vectors.dim), vectors]),
+            bury=[*outbox.buried, *buried],
+        )
+        add_blank(self._writer.folder, outbox.blank)
+
+
+def copied(library: Library, twins: Sequence[Twin]) -> tuple[list[Item], Embeddings, list[int]]:
+    """Return the items of twins under their own names with (n, dim) their vectors, and the rows that they replace."""
+    rows = np.array([row for twin in twins for row in twin.state.rows], np.int64)
+    works = [twin.work for twin in twins for _ in twin.state.rows]
+    items = [renamed(item, work) for item, work in zip(library.items(rows), works, strict=True)]
+    return items, library.vectors.take(rows), [row for twin in twins for row in rows_of(twin.work)]
 
 
 @dataclass(slots=True)
@@ -171,51 +171,49 @@ class _Film:
     """The frames of a film that have their vectors, while others are `awaited`: they are committed together."""
 
     work: FileWork
-    entries: list[_Entry] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
     vectors: list[Embeddings] = field(default_factory=list)
     awaited: int = 0
     is_read: bool = False
 
 
 class Pipeline:
-    """One index run on an open library. A commit is made every COMMIT_S seconds, at the end, and on Ctrl-C."""
+    """One run over a plan. What is done goes to the sink every COMMIT_S seconds, at the end, and on Ctrl-C."""
 
     def __init__(
         self,
         plan: RunPlan,
-        known: Sequence[FileState],
+        reading: Reading,
         *,
-        writer: LibraryWriter,
-        library: Library,
+        sink: Sink,
         encoder: Encoder,
-        sampling: Sampling,
         on_progress: Callable[[Progress], None],
+        threads: int | None = None,
         reader: TextReader | None = None,
+        library: Library | None = None,
     ) -> None:
-        """`known` are the states of all files in the library, to find files of equal content by.
+        """So many `threads`, or processes, decode: one a core, unless said.
 
-        `reader` is for a plan with pictures to read.
+        `reader` and `library` are for a plan with pictures to look for text in.
         """
         self._plan = plan
-        self._writer = writer
-        self._library = library
+        self._reading = reading
+        self._sink = sink
         self._encoder = encoder
-        self._decoder = decoder_for(encoder)
-        self._sampling = sampling
         self._on_progress = on_progress
+        self._decoder = decoder_for(encoder, threads)
         self._reader = reader
-        self._known = {state.content_hash: state for state in known}
-        self._vanished = Counter(state.content_hash for state in plan.vanished)
-        self._pictures: list[_Picture] = []
-        self._texts: list[_Entry] = []
+        self._library = library
+        self._pictures: list[Picture] = []
+        self._texts: list[Entry] = []
         self._films: dict[Path, _Film] = {}
-        self._outbox = _Outbox()
+        self._outbox = Outbox()
         self._write_behind = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._writing: Future[None] | None = None
         self._encoders = ThreadPoolExecutor(2, thread_name_prefix="encode")
         self._encoding: deque[Future[list[_Encoded]]] = deque()
         self._committed_at_s = time.monotonic()
-        self._waited_s = dict.fromkeys(Stage, 0.0)
+        self.waited_s = dict.fromkeys(Stage, 0.0)
         self.tally = Tally(unchanged=plan.unchanged)
 
     def run(self) -> Tally:
@@ -231,7 +229,7 @@ class Pipeline:
                 self._outbox.bury += state.rows
             self._commit()
             self._await_write()
-        self.tally.removed += self._vanished.total()
+        self.tally.let_go(self._plan.vanished)
         return self.tally
 
     def _run(self) -> None:
@@ -241,7 +239,7 @@ class Pipeline:
         files: list[FileWork] = []
         for work in self._plan.files:
             (films if video.is_film(work.file.file) else files).append(work)
-        for read in self._ahead(partial(self._read, work) for work in files):
+        for read in self._ahead(partial(self._reading.file, work, self._decoder) for work in files):
             self._take(read)
             done += 1
             self._on_progress(Progress(done, total, self._bound_by()))
@@ -251,15 +249,16 @@ class Pipeline:
             done += 1
             self._on_progress(Progress(done, total, self._bound_by()))
         for caption in self._plan.captions:
-            self._take([_Entry(caption)])
+            self._take([Entry(caption)])
             done += 1
             self._on_progress(Progress(done, total, self._bound_by()))
         for container in self._plan.containers:
             for _ in self._read_container(container):
                 done += 1
                 self._on_progress(Progress(done, max(done, total), self._bound_by()))
-        if self._reader is not None:
-            for read in self._ahead(self._reading_jobs(self._plan.unread, self._reader), Stage.READING):
+        if self._reader is not None and self._library is not None:
+            jobs = _reading_jobs(self._plan.unread, self._reader, self._library)
+            for read in self._ahead(jobs, Stage.READING):
                 self._take(read)
                 done += 1
                 self._on_progress(Progress(done, total, self._bound_by()))
@@ -267,9 +266,9 @@ class Pipeline:
         self._encode_texts()
         self._collect_all()
 
-    def _films_ahead(self, works: Sequence[FileWork]) -> Iterator[tuple[FileWork, Iterator[_Read]]]:
+    def _films_ahead(self, works: Sequence[FileWork]) -> Iterator[tuple[FileWork, Iterator[Read]]]:
         """Yield films in order with what is read of each, while the next is being decoded as well."""
-        coming = ((work, Ahead(self._read_film(work), self._encoder.batch_size)) for work in works)
+        coming = ((work, Ahead(self._reading.film(work), self._encoder.batch_size)) for work in works)
         under_way = deque(islice(coming, FILMS_AT_ONCE))
         try:
             while under_way:
@@ -280,12 +279,12 @@ class Pipeline:
             for _, reads in under_way:
                 reads.close()
 
-    def _take_film(self, work: FileWork, reads: Iterator[_Read]) -> Iterator[Item]:
+    def _take_film(self, work: FileWork, reads: Iterator[Read]) -> Iterator[Item]:
         """Take what is read of a film, and yield its frames."""
         path = work.file.file
         film = self._films[path] = _Film(work)
         while (read := self._timed(Stage.DECODING, partial(next, reads, None))) is not None and path in self._films:
-            if isinstance(read, _Picture):
+            if isinstance(read, Picture):
                 film.awaited += 1
                 self._pictures.append(read)
                 self._encode_full_batches()
@@ -300,10 +299,10 @@ class Pipeline:
     def _settle(self, film: _Film) -> None:
         """Let a film be committed when it is whole."""
         if film.is_read and not film.awaited and self._films.pop(film.work.file.file, None) is film:
-            self._count(film.entries[0].item.content_hash, _rows(film.work))
+            self._count(film.entries[0].item.content_hash, rows_of(film.work))
             self._outbox.entries += film.entries
             self._outbox.vectors += film.vectors
-            self._outbox.bury += _rows(film.work)
+            self._outbox.bury += rows_of(film.work)
 
     def _read_container(self, container: ContainerWork) -> Iterator[None]:
         """Take the samples of a container, one a step; at its end let go of those that are not in it any more."""
@@ -315,9 +314,9 @@ class Pipeline:
             for read in self._ahead(self._sample_jobs(container, known)):
                 self._take(read)
                 self.tally.samples += 1
-                if isinstance(read, _Sampled):
+                if isinstance(read, Sampled):
                     seen.add(read.content_hash)
-                elif isinstance(read, _Refused):
+                elif isinstance(read, Refused):
                     refused.append(read.skipped)
                 yield
         except SourceError as error:
@@ -333,64 +332,18 @@ class Pipeline:
             # One with anything refused is read again, so that the list of what was skipped stays true.
             self.tally.read_whole[name] = container.signature
 
-    def _sample_jobs(self, container: ContainerWork, known: Mapping[str, FileState]) -> Iterator[Callable[[], _Read]]:
+    def _sample_jobs(self, container: ContainerWork, known: Mapping[str, FileState]) -> Iterator[Callable[[], Read]]:
         for sample in container.source.samples():
             if isinstance(sample, Skipped):
-                yield partial(_Refused, sample)
+                yield partial(Refused, sample)
             else:
-                yield partial(self._read_sample, container, known, sample)
+                yield partial(self._reading.sample, container, known, sample, self._decoder)
 
-    def _read_sample(self, container: ContainerWork, known: Mapping[str, FileState], sample: Sample) -> _Read:
-        """Make a sample into a picture and its texts. Runs in the pool."""
-        name = container.source.name
-        try:
-            data = read_picture(sample.image)
-            content_hash = _sample_digest(data, sample.texts)
-            state = known.get(content_hash)
-            own = () if state is None else [row for row in state.rows if row not in self._made_rows]
-            if state is not None and len(own) == 1 + len(sample.texts):
-                return _Sampled(state.content_hash)
-            pixels, meta = self._decoder.decode(data)
-        except Undecodable as error:
-            return _Refused(Skipped(f"{name} {sample.key}", error.reason, error.detail))
-        except SourceError as error:
-            return _Refused(Skipped(f"{name} {sample.key}", "unreadable file", error.message))
-        item = _sample_item(container, sample.key, content_hash)
-        # A sample of which a run that was killed committed a part is replaced whole.
-        picture = _Entry(_with_meta(item, meta), state.rows if state is not None else ())
-        captions = [
-            _Entry(replace(item, id=item_id(item.file, part), kind=Kind.TEXT, part=part, pair=item.id, text=text))
-            for number, text in enumerate(sample.texts)
-            for part in [f"{sample.key} text {number}"]
-        ]
-        return _Sampled(item.content_hash, _Picture(picture, pixels), tuple(captions))
-
-    @cached_property
-    def _made_rows(self) -> set[int]:
-        return made_rows(self._library)
-
-    def _reading_jobs(self, unread: Unread, reader: TextReader) -> Iterator[Callable[[], _Read]]:
-        for item in self._items(unread.files):
-            yield partial(_read_text, reader, item, item.file)
-        for source, rows in unread.containers:
-            items = {item.part: item for item in self._items(rows)}
-            try:
-                for sample in source.samples():
-                    if isinstance(sample, Sample) and sample.key in items:
-                        yield partial(_read_text, reader, items[sample.key], sample.image, sample.texts)
-            except SourceError as error:
-                yield partial(_NotRead, Skipped(source.name, "unreadable data set", str(error)))
-
-    def _items(self, rows: Sequence[int]) -> Iterator[Item]:
-        for low in range(0, len(rows), ITEMS_AT_ONCE):
-            yield from self._library.items(np.array(rows[low : low + ITEMS_AT_ONCE], np.int64))
-
-    def _ahead(self, jobs: Iterator[Callable[[], _Read]], stage: Stage = Stage.DECODING) -> Iterator[_Read]:
+    def _ahead(self, jobs: Iterator[Callable[[], Read]], stage: Stage = Stage.DECODING) -> Iterator[Read]:
         """Yield what the jobs return, in order, done in a pool a bounded number ahead of the encoder."""
-        workers = self._decoder.at_once
-        ahead = 2 * self._encoder.batch_size + workers
-        waiting: deque[Future[_Read]] = deque()
-        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        ahead = 2 * self._encoder.batch_size + self._decoder.at_once
+        waiting: deque[Future[Read]] = deque()
+        with ThreadPoolExecutor(self._decoder.at_once, thread_name_prefix="decode") as pool:
             try:
                 for job in jobs:
                     waiting.append(pool.submit(job))
@@ -401,68 +354,19 @@ class Pipeline:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _read(self, work: FileWork) -> _Read:
-        """Read a file once, and make of it what it is. Runs in the pool."""
-        path = work.file.file
-        try:
-            if work.file.bytes > MAX_FILE_BYTES:
-                raise Undecodable("too large", f"{work.file.bytes} bytes")
-            data = path.read_bytes()
-            content_hash = _digest(data)
-            is_picture = path.suffix.lower() not in texts.SUFFIXES  # a table may name pictures without a suffix
-            state = self._state_of(work, content_hash)
-            if state is not None and (is_picture or state is work.known):
-                return _Twin(work, content_hash, state)
-            if is_picture:
-                pixels, meta = self._decoder.decode(data)
-                return _Picture(_Entry(_with_meta(_item(work, Kind.IMAGE, content_hash), meta), _rows(work)), pixels)
-            pieces = texts.captions(data) if work.pair else texts.passages(data)
-            return [
-                _Entry(replace(_item(work, Kind.TEXT, content_hash, str(part)), text=piece), _rows(work))
-                for part, piece in enumerate(pieces)
-            ]
-        except Undecodable as error:
-            return _Refused(Skipped(str(path), error.reason, error.detail), _rows(work))
-        except OSError as error:
-            return _Refused(Skipped(str(path), "unreadable file", error.strerror or str(error)))
-
-    def _state_of(self, work: FileWork, content_hash: str) -> FileState | None:
-        """Return the state of a known file of this content: this file itself, if its content is what it was."""
-        if work.known is not None and work.known.content_hash == content_hash:
-            return work.known
-        return self._known.get(content_hash)
-
-    def _read_film(self, work: FileWork) -> Iterator[_Read]:
-        """Yield the frames of a film; or one thing that says it is known, or cannot be read. Runs in a thread."""
-        path = work.file.file
-        try:
-            with path.open("rb") as file:
-                content_hash = file_digest(file, partial(blake2b, digest_size=DIGEST_BYTES)).hexdigest()
-            if (state := self._state_of(work, content_hash)) is not None:
-                yield _Twin(work, content_hash, state)
-                return
-            film = video.probe(path)
-            fps, max_frames = self._sampling.fps, self._sampling.max_frames
-            for frame in video.frames(path, self._encoder.spec.image_px, fps=fps, max_frames=max_frames):
-                yield _Picture(_Entry(_frame_item(work, content_hash, film, frame)), frame.pixels)
-        except Undecodable as error:
-            yield _Refused(Skipped(str(path), error.reason, error.detail), _rows(work))
-        except OSError as error:
-            yield _Refused(Skipped(str(path), "unreadable file", error.strerror or str(error)))
-
-    def _take(self, read: _Read) -> None:
+    def _take(self, read: Read) -> None:
         match read:
-            case _Picture():
+            case Picture():
                 self._count(read.entry.item.content_hash, read.entry.replaces)
                 self._pictures.append(read)
                 self._encode_full_batches()
-            case _Twin():
-                self._count(read.content_hash, _rows(read.work), same=read.state is read.work.known)
+            case Twin():
+                self._count(read.content_hash, rows_of(read.work), same=read.state is read.work.known)
                 self._outbox.copies.append(read)
-            case _Refused():
+            case Refused():
                 self.tally.skipped.append(read.skipped)
                 self._outbox.bury += read.bury
-            case _Sampled():
+            case Sampled():
                 if read.picture is None:
                     self.tally.unchanged += 1
                 else:
@@ -470,11 +374,11 @@ class Pipeline:
                     self._texts += read.texts
                     self._pictures.append(read.picture)
                     self._encode_full_batches()
-            case _Text():
+            case Text():
                 self.tally.with_text += bool(read.entries)
                 self._texts += read.entries
                 self._outbox.blank += [] if read.entries else [read.content_hash]
-            case _NotRead():
+            case NotRead():
                 self.tally.not_read.append(read.skipped)
             case entries:
                 self._count(entries[0].item.content_hash, entries[0].replaces)
@@ -490,11 +394,9 @@ class Pipeline:
     def _count(self, content_hash: str, replaces: tuple[int, ...], *, same: bool = False) -> None:
         if same:
             self.tally.unchanged += 1
-        elif not replaces and self._vanished[content_hash] > 0:
-            self._vanished[content_hash] -= 1
-            self.tally.moved += 1
-        else:
-            self.tally.indexed += 1
+            return
+        self.tally.indexed += 1
+        self.tally.arrived[content_hash] += not replaces
 
     def _encode_full_batches(self) -> None:
         if len(self._pictures) >= self._encoder.batch_size:
@@ -510,7 +412,7 @@ class Pipeline:
         entries, self._texts = self._texts, []
         self._encode(entries, [entry.item.text or "" for entry in entries], self._encoder.encode_texts)
 
-    def _encode(self, entries: list[_Entry], inputs: list[_T], encode: Callable[[list[_T]], Embeddings]) -> None:
+    def _encode(self, entries: list[Entry], inputs: list[_T], encode: Callable[[list[_T]], Embeddings]) -> None:
         """Start to encode a batch. Two are under way, so that no core waits for the last picture of a batch."""
         if entries:
             self._encoding.append(self._encoders.submit(self._vectors, entries, inputs, encode))
@@ -518,7 +420,7 @@ class Pipeline:
             self._collect()
 
     def _vectors(
-        self, entries: list[_Entry], inputs: list[_T], encode: Callable[[list[_T]], Embeddings]
+        self, entries: list[Entry], inputs: list[_T], encode: Callable[[list[_T]], Embeddings]
     ) -> list[_Encoded]:
         """Encode a batch. Where a vector is not finite, find whose, and go on without it. Runs beside."""
         try:
@@ -549,7 +451,7 @@ class Pipeline:
                     box.awaited -= 1
                     self._settle(box)
 
-    def _refuse(self, entry: _Entry, error: ValueError) -> None:
+    def _refuse(self, entry: Entry, error: ValueError) -> None:
         """Account for an item that has no vector; a film is given up whole."""
         bury = entry.replaces
         if is_made(entry.item):
@@ -558,7 +460,7 @@ class Pipeline:
         if entry.item.kind is not Kind.FRAME:
             self.tally.indexed -= 1
         elif film := self._films.pop(entry.item.file, None):
-            bury = _rows(film.work)
+            bury = rows_of(film.work)
         else:
             return
         self.tally.skipped.append(Skipped(str(entry.item.file), "no vector", str(error)))
@@ -567,23 +469,9 @@ class Pipeline:
     def _commit(self) -> None:
         """Hand the outbox to the writer. One commit is under way at a time."""
         self._await_write()
-        outbox, self._outbox = self._outbox, _Outbox()
-        self._writing = self._write_behind.submit(self._write, outbox)
+        outbox, self._outbox = self._outbox, Outbox()
+        self._writing = self._write_behind.submit(self._sink.take, outbox)
         self._committed_at_s = time.monotonic()
-
-    def _write(self, outbox: _Outbox) -> None:
-        items = [entry.item for entry in outbox.entries]
-        bury = [*outbox.bury, *(row for entry in outbox.entries for row in entry.replaces)]
-        vectors = outbox.vectors
-        if outbox.copies:
-            rows = np.array([row for twin in outbox.copies for row in twin.state.rows], np.int64)
-            works = [twin.work for twin in outbox.copies for _ in twin.state.rows]
-            items += [_renamed(item, work) for item, work in zip(self._library.items(rows), works, strict=True)]
-            vectors = [*vectors, self._library.vectors.take(rows)]
-            bury += [row for twin in outbox.copies for row in _rows(twin.work)]
-        empty = np.empty((0, self._encoder.spec.dim), np.float32)
-        self._writer.add(items, np.concatenate([empty, *vectors]), bury=bury)
-        add_blank(self._writer.folder, outbox.blank)
 
     def _await_write(self) -> None:
         if self._writing is not None:
@@ -594,114 +482,34 @@ class Pipeline:
         try:
             return wait()
         finally:
-            self._waited_s[stage] += time.monotonic() - start_s
+            self.waited_s[stage] += time.monotonic() - start_s
 
     def _bound_by(self) -> Stage:
-        return max(Stage, key=lambda stage: self._waited_s[stage])
+        return max(Stage, key=lambda stage: self.waited_s[stage])
 
 
-def decoder_for(encoder: Encoder) -> Decoder:
-    """Return who decodes the pictures that an encoder is handed."""
+def decoder_for(encoder: Encoder, at_once: int | None = None) -> Decoder:
+    """Return who decodes the pictures that an encoder is handed, so many at once, or one a core."""
     framing = framing_apart(encoder)
     image_px = encoder.spec.image_px
     if framing is None or sys.platform == "win32":  # where a process is not handed open files
-        return ThreadDecoder(image_px)
-    return ProcessDecoder(framing, image_px)
+        return ThreadDecoder(image_px, threads=at_once)
+    return ProcessDecoder(framing, image_px, processes=at_once)
 
 
-def _digest(data: bytes) -> str:
-    return blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+def _reading_jobs(unread: Unread, reader: TextReader, library: Library) -> Iterator[Callable[[], Read]]:
+    for item in _items(library, unread.files):
+        yield partial(read_text, reader, item, item.file)
+    for source, rows in unread.containers:
+        items = {item.part: item for item in _items(library, rows)}
+        try:
+            for sample in source.samples():
+                if isinstance(sample, Sample) and sample.key in items:
+                    yield partial(read_text, reader, items[sample.key], sample.image, sample.texts)
+        except SourceError as error:
+            yield partial(NotRead, Skipped(source.name, "unreadable data set", str(error)))
 
 
-def _sample_digest(data: bytes, captions: Sequence[str]) -> str:
-    return _digest("\0".join((_digest(data), *captions)).encode())
-
-
-def _read_text(
-    reader: TextReader, picture: Item, image: bytes | Path, captions: Sequence[str] | None = None
-) -> _Text | _NotRead:
-    """Read the text in a picture of the library; `captions` are those of a sample. Runs in the pool."""
-    try:
-        data = read_picture(image)
-        if picture.content_hash != (_digest(data) if captions is None else _sample_digest(data, captions)):
-            raise Undecodable("changed meanwhile")
-        pixels, _ = images.decode_image(data, ocr.DECODE_PX)
-        lines = reader.read(pixels)
-    except Undecodable as error:
-        return _NotRead(Skipped(str(picture.file), error.reason, error.detail))
-    except SourceError as error:
-        return _NotRead(Skipped(str(picture.file), "unreadable file", error.message))
-    found = texts.passages("\n".join(line.text for line in lines).encode()) if lines else []
-    return _Text(picture.content_hash, tuple(map(_Entry, made_items(picture, found, Made.OCR))))
-
-
-def _with_meta(item: Item, meta: images.ImageMeta) -> Item:
-    return replace(
-        item,
-        width=meta.width,
-        height=meta.height,
-        taken_at=meta.taken_at,
-        camera=meta.camera,
-        gps_lat=meta.gps_lat,
-        gps_lon=meta.gps_lon,
-    )
-
-
-def _sample_item(container: ContainerWork, key: str, content_hash: str) -> Item:
-    path = Path(container.source.name)
-    root, name = (str(path.parent), path.name) if path.is_absolute() else (str(path), "")
-    files = container.source.files
-    return Item(
-        id=item_id(path, key),
-        kind=Kind.IMAGE,
-        root=root,
-        path=name,
-        part=key,
-        bytes=sum(file.bytes for file in files),
-        mtime_ns=max((file.mtime_ns for file in files), default=0),
-        content_hash=content_hash,
-    )
-
-
-def _frame_item(work: FileWork, content_hash: str, film: video.Film, frame: video.Frame) -> Item:
-    item = _item(work, Kind.FRAME, content_hash, f"{frame.t_s:.3f}")
-    return replace(
-        item,
-        t_start_s=frame.t_start_s,
-        t_end_s=frame.t_end_s,
-        shot=frame.shot,
-        width=film.width,
-        height=film.height,
-    )
-
-
-def _rows(work: FileWork) -> tuple[int, ...]:
-    return work.known.rows if work.known is not None else ()
-
-
-def _item(work: FileWork, kind: Kind, content_hash: str, part: str = "") -> Item:
-    file = work.file
-    return Item(
-        id=item_id(file.file, part),
-        kind=kind,
-        root=file.root,
-        path=file.path,
-        part=part,
-        pair=work.pair,
-        bytes=file.bytes,
-        mtime_ns=file.mtime_ns,
-        content_hash=content_hash,
-    )
-
-
-def _renamed(item: Item, work: FileWork) -> Item:
-    file = work.file
-    return replace(
-        item,
-        id=item_id(file.file, item.part),
-        pair=item_id(file.file) if is_made(item) else item.pair,
-        root=file.root,
-        path=file.path,
-        bytes=file.bytes,
-        mtime_ns=file.mtime_ns,
-    )
+def _items(library: Library, rows: Sequence[int]) -> Iterator[Item]:
+    for low in range(0, len(rows), ITEMS_AT_ONCE):
+        yield from library.items(np.array(rows[low : low + ITEMS_AT_ONCE], np.int64))

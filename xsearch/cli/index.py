@@ -74,7 +74,7 @@ def index_command(
     from xsearch.index_file import Targets
     from xsearch.indexer import index as run
     from xsearch.media.ocr import Reader
-    from xsearch.pipeline import Sampling
+    from xsearch.reading import Sampling
     from xsearch.survey import Layout
 
     encoder = get_encoder(model or model_of(data), device)

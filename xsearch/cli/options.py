@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -56,7 +57,7 @@ _RAY_ADDRESS = re.compile(r"auto|here|[^/\s]+:\d+")
 def with_ray_address(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with an address behind each `--ray`: typer knows no options whose value may be missing."""
     given: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in pairwise([*arguments, ""]):
         given.append(argument)
         if argument == "--ray" and not _RAY_ADDRESS.fullmatch(following):
             given.append(RAY_HERE)

@@ -49,7 +49,7 @@ def watch_command(
     from xsearch.encoders import get_encoder
     from xsearch.indexer import index
     from xsearch.media.ocr import Reader
-    from xsearch.pipeline import Sampling
+    from xsearch.reading import Sampling
     from xsearch.survey import Layout
     from xsearch.watcher import watch
 

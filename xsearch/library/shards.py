@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -107,10 +108,10 @@ def shard_entry(path: Path, commit: int) -> ShardEntry:
 def write_shard(folder: Path, commit: int, tables: Iterable[pa.Table]) -> ShardEntry:
     """Write a shard durably, holding one row group in memory. Nothing refers to it until a manifest names it.
 
-    `commit` is the one that its youngest row comes with.
+    `commit` is the one that its youngest row comes with. Several may be written to one folder at a time.
     """
     (folder / "shards").mkdir(exist_ok=True)
-    with passing(folder / "shards" / f"new{TEMPORARY}") as temporary:
+    with passing(folder / "shards" / f"{uuid4().hex}{TEMPORARY}") as temporary:
         writer: pq.ParquetWriter | None = None
         try:
             for group in _row_groups(tables):

@@ -11,7 +11,7 @@ from xsearch.errors import EncoderMismatch, LibraryDamaged, LibraryLocked, Libra
 from xsearch.library.files import TEMPORARY, file_sha256, replacing
 from xsearch.library.library import Library
 from xsearch.library.manifest import MANIFEST, IndexEntry, Manifest, ShardEntry
-from xsearch.library.shards import Origin, items_table, shard_path, write_shard
+from xsearch.library.shards import Origin, items_table, shard_entry, shard_path, write_shard
 from xsearch.library.skipped import write_skipped
 from xsearch.types import Embeddings, EncoderSpec, Item, Skipped
 
@@ -67,12 +67,31 @@ class LibraryWriter:
 
         Then keep the number of shards small: a reader holds each of them open.
         """
-        shards = self.manifest.with_dead(bury)
+        self.adopt([], items, vectors, bury=bury)
+
+    def adopt(
+        self, shards: Sequence[ShardEntry], items: Sequence[Item], vectors: Embeddings, *, bury: Sequence[int] = ()
+    ) -> None:
+        """Commit, in one step, shards that others wrote into this folder, in this order, then new items as `add` does.
+
+        The shards' commits come after that of this library. Raises LibraryDamaged, and commits nothing, if one of them
+        is not here as it was written.
+        """
+        for shard in shards:
+            path = shard_path(self.folder, shard.id)
+            if not path.exists():
+                raise LibraryDamaged(
+                    f"the new shard {path} is not there", remedy="every node must see this folder, under this path"
+                )
+            if shard_entry(path, shard.commit) != shard:
+                raise LibraryDamaged(f"the new shard {path} is not what was written", remedy="run it again")
+        commit = max([self.manifest.commit, *(shard.commit for shard in shards)]) + 1
+        found = (*self.manifest.with_dead(bury), *shards)
         if items:
             table = items_table(items, vectors, Origin(self.manifest.encoder, self.manifest.fingerprint))
-            shards = (*shards, write_shard(self.folder, self.manifest.commit + 1, [table]))
-        if shards != self.manifest.shards:
-            self._commit(shards=shards)
+            found = (*found, write_shard(self.folder, commit, [table]))
+        if found != self.manifest.shards:
+            self._commit(shards=found, commit=commit)
             self._merge_neighbours()
 
     def bury(self, rows: Sequence[int]) -> None:
@@ -151,7 +170,7 @@ class LibraryWriter:
                 path.unlink(missing_ok=True)
 
     def _commit(self, **changes: Any) -> None:
-        manifest = replace(self.manifest, commit=self.manifest.commit + 1, **changes)
+        manifest = replace(self.manifest, **{"commit": self.manifest.commit + 1} | changes)
         manifest.save(self.folder)
         self.manifest = manifest
         self._clean()

@@ -62,9 +62,9 @@ class Frame(Protocol):
 class ThreadDecoder:
     """Decodes in the thread that asks; both sides stay at least `image_px` long, as `decode_image` says."""
 
-    def __init__(self, image_px: int) -> None:
+    def __init__(self, image_px: int, *, threads: int | None = None) -> None:
         self._image_px = image_px
-        self.at_once = os.cpu_count() or 1
+        self.at_once = threads or os.cpu_count() or 1
 
     def decode(self, data: bytes) -> tuple[RGBImage, ImageMeta]:
         return decode_image(data, self._image_px)

@@ -1,0 +1,88 @@
+"""A Ray cluster of three nodes, and what can go wrong at one of its workers."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from tests.fakes import SPEC, FakeEncoder
+from xsearch.distributed.worker import SharedFolder
+from xsearch.library.manifest import ShardEntry
+from xsearch.types import Embeddings, RGBImage
+
+NODES = 3
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
+
+
+@contextmanager
+def three_nodes() -> Iterator[Cluster]:
+    """A cluster of three nodes with a core each, joined by this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        made = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+        try:
+            for _ in range(NODES - 1):
+                made.add_node(**NODE)
+            ray.init(made.address, log_to_driver=False, logging_level="ERROR")
+            yield made
+        finally:
+            ray.shutdown()
+            made.shutdown()
+
+
+class HeldEncoder(FakeEncoder):
+    """Writes down every picture, and on one node never comes to an end of them."""
+
+    def __init__(self, log: Path, held: str) -> None:
+        super().__init__()
+        self._log = log
+        self._is_held = ray.get_runtime_context().get_node_id() == held
+
+    def encode_images(self, images: Sequence[RGBImage]) -> Embeddings:
+        with self._log.open("a") as file:
+            file.writelines("held\n" if self._is_held else "done\n" for _ in images)
+        if self._is_held:
+            time.sleep(600)
+        return super().encode_images(images)
+
+
+class DyingEncoder(FakeEncoder):
+    def encode_images(self, images: Sequence[RGBImage]) -> Embeddings:
+        os._exit(1)
+
+
+class OtherVersion(FakeEncoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = replace(SPEC, fingerprint=replace(SPEC.fingerprint, weights="1"))
+
+
+class FullDisk(SharedFolder):
+    def put(self, commit: int, tables: Any) -> ShardEntry:
+        raise OSError(28, "No space left on device")
+
+
+class Elsewhere(SharedFolder):
+    """A folder of the worker's own where the shared one should be mounted."""
+
+    def put(self, commit: int, tables: Any) -> ShardEntry:
+        own = self.folder.parent / "elsewhere"
+        own.mkdir(exist_ok=True)
+        return SharedFolder(own).put(commit, tables)
+
+
+class Altered(SharedFolder):
+    def put(self, commit: int, tables: Any) -> ShardEntry:
+        entry = SharedFolder(self.folder).put(commit, tables)
+        path = self.folder / "shards" / f"{entry.id}.parquet"
+        data = path.read_bytes()
+        path.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+        return entry

@@ -1,0 +1,82 @@
+"""A Ray cluster: joined or started, what it has, and what it says of its troubles in one line."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+
+from xsearch.errors import ClusterError
+
+LOCAL = "local"
+"""The address of a cluster that is this machine alone, started for one run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How many workers a cluster has room for, and what each of them takes."""
+
+    count: int
+    cpus: int
+    gpus: int
+
+
+def import_ray() -> ModuleType:
+    """Return the module `ray`. Raises ClusterError where it is missing."""
+    # Before it is imported: nothing is told to anybody, and no machine waits for a name server.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise ClusterError("Ray is not installed here", remedy="pip install 'xsearch[ray]'") from error
+    return ray  # type: ignore[no-any-return]
+
+
+@contextmanager
+def joined(address: str) -> Iterator[ModuleType]:
+    """Join the cluster at `address` (LOCAL starts one), and leave or end it; one that is joined already stays so.
+
+    Raises ClusterError if there is none.
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if address == LOCAL else None,
+            log_to_driver=False,  # what workers print is not for whoever indexes
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise ClusterError(
+            f"there is no Ray cluster at {address} ({' '.join(str(error).split())[:200]})",
+            remedy="start one: `ray start --head` there, or leave the address out to use this machine alone",
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def room_for_workers(ray: ModuleType) -> Workers:
+    """Plan one worker a GPU where there are GPUs, else one a node: an encoder keeps all cores of a machine busy.
+
+    Raises ClusterError if no node has a core.
+    """
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return plan_workers([(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in alive])
+
+
+def plan_workers(nodes: list[tuple[int, int]]) -> Workers:
+    """Plan workers that are alike for nodes of so many (CPUs, GPUs). Raises ClusterError if no node has a core."""
+    with_gpus = [(cpus // gpus, gpus) for cpus, gpus in nodes if gpus and cpus >= gpus]
+    if with_gpus:
+        return Workers(sum(gpus for _, gpus in with_gpus), min(cpus for cpus, _ in with_gpus), 1)
+    with_cpus = [cpus for cpus, _ in nodes if cpus]
+    if not with_cpus:
+        raise ClusterError("the Ray cluster has no node with a core to spare", remedy="`ray start --num-cpus N` on one")
+    each = min(with_cpus)
+    return Workers(sum(cpus // each for cpus in with_cpus), each, 0)
