@@ -391,7 +391,9 @@ def test_the_command_on_a_cluster(tmp_path: Path) -> None:
     ("options", "words"),
     [
         (("--ray", "127.0.0.1:1"), ("there is no Ray cluster at 127.0.0.1:1 that", "ray start --head")),
+        (("--ray", "--data", "nowhere"), ("there is no library in nowhere", "xsearch index")),
         (("--parts", "0", "--ray"), ("--parts",)),
+        (("--replicas", "2"), ("--replicas", "--ray")),
     ],
 )
 def test_what_cannot_be_served_is_told_in_one_line(

@@ -74,6 +74,8 @@ def serve_command(
         raise XSearchError(
             f"the token has fewer than {TOKEN_CHARS} characters", remedy=f"take --token {secrets.token_urlsafe(24)}"
         )
+    if ray is None and (parts is not None or replicas > 1):
+        raise XSearchError("--parts and --replicas share out the work by Ray", remedy="say --ray as well")
     from xsearch.serve.app import create_app, listen, run
 
     own = socket.gethostname()

@@ -321,8 +321,10 @@ def serving(
 
     `address` is that of a cluster, to which this machine belongs and whose machines see the library under the same
     path; None starts Ray on this machine, unless RAY_ADDRESS says where it is. `name` is what Serve lists the parts by;
-    what had it before is replaced. Raises XSearchError where there is no such cluster, or it is too small.
+    what had it before is replaced. Raises XSearchError where there is no such cluster, or it is too small, and as
+    `Manifest.load` does.
     """
+    Manifest.load(folder)  # what is not there is told before Ray is started
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     is_own = not ray.is_initialized()
     if is_own:
