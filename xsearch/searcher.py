@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from xsearch.encoders import Encoder, get_encoder
 from xsearch.errors import EncoderMismatch, LibraryDamaged, QueryError, SourceError, Undecodable
 from xsearch.index.exact import Found
 from xsearch.index.plan import SearchSettings
-from xsearch.index.search import search
+from xsearch.index.search import RowSearch, search
 from xsearch.index_file import open_index
 from xsearch.library import Library, Manifest
 from xsearch.library.pairs import Pairs
@@ -47,6 +47,9 @@ DEFAULT_DATA = Path("index_data")
 TOWERS = ((Kind.IMAGE, Kind.FRAME), (Kind.TEXT,))
 RERANKED = 50
 """So many of the best hits may change places."""
+
+Searching: TypeAlias = "Callable[[Library, IvfPq | None], RowSearch]"
+"""Gives the search of a commit and its index."""
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
@@ -106,19 +109,22 @@ class Searcher:
         *,
         model: str | None = None,
         encoder: Encoder | None = None,
+        searching: "Searching | None" = None,
         on_warning: Callable[[str], None] = lambda message: None,
     ) -> None:
         """Open the library in `data` with the encoder that it was made with.
 
-        `model` names it otherwise (a folder that moved), `encoder` is one already open. `on_warning` is told when the
-        index cannot be used; answers are then exact and slower. Raises LibraryNotFound, LibraryDamaged,
-        EncoderUnavailable, and EncoderMismatch if the encoder's vectors cannot be compared with the library's.
+        `model` names it otherwise (a folder that moved), `encoder` is one already open. `searching` gives the search of
+        a commit and its index, where it is not to be searched here. `on_warning` is told when the index cannot be used;
+        answers are then exact and slower. Raises LibraryNotFound, LibraryDamaged, EncoderUnavailable, and
+        EncoderMismatch if the encoder's vectors cannot be compared with the library's.
         """
         self._clock = _Clock()
         self._pools: dict[tuple[Kind, ...], Pool] = {}
         self._matching = lru_cache(maxsize=8)(self._matching_rows)
         with self._clock.time("load"):
-            self.library, self._index = _open(Path(data), on_warning)
+            self.library, index = _open(Path(data), on_warning)
+            self._rows = (searching or _search_here)(self.library, index)
             self._on_warning = on_warning
             self._read = partial(read_original, image_columns=self.library.manifest.image_columns)
             name = model or self.library.manifest.encoder
@@ -241,8 +247,7 @@ class Searcher:
         return self._search(vectors, modality, k, None if mask.all() else mask)
 
     def _search(self, vectors: Embeddings, modality: Modality, k: int, allowed: NDArray[np.bool_] | None) -> Found:
-        settings = self._settings.get(modality)
-        return search(self.library.vectors, self._index, vectors, k, settings=settings, allowed=allowed)
+        return self._rows(vectors, k, settings=self._settings.get(modality), allowed=allowed)
 
     def _answers(
         self, pools: Sequence[Pool], asked: Sequence[Asked], k: int, group: Group
@@ -445,6 +450,20 @@ class Searcher:
         entry = self.library.manifest.index
         by_modality = entry.details["settings"] if entry is not None else {}
         return {Modality(name): SearchSettings(s["nprobe"], s["depth"]) for name, s in by_modality.items()}
+
+
+def search_resident(device: str) -> Searching:
+    """Return the exact search of commits whose vectors are copied to the memory of a GPU.
+
+    It raises XSearchError where they do not fit. torch is loaded.
+    """
+    from xsearch.index.resident import Resident
+
+    return lambda library, index: Resident(library.vectors, device)
+
+
+def _search_here(library: Library, index: "IvfPq | None") -> RowSearch:
+    return partial(search, library.vectors, index)
 
 
 def _open(data: Path, on_warning: Callable[[str], None]) -> "tuple[Library, IvfPq | None]":

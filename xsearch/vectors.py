@@ -64,6 +64,12 @@ class VectorTable:
             taken[here] = self._segments[at][rows[here] - self._starts[at]]
         return widened(taken)
 
+    def halves(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, NDArray[np.float16]]]:
+        """Yield first row and (m, dim) float16 with m <= rows, as they are stored, covering all rows once, in order."""
+        for first, segment in zip(self._starts[:-1], self._segments, strict=True):
+            for low in range(0, len(segment), rows):
+                yield int(first) + low, segment[low : low + rows]
+
     def blocks(self, start: int = 0, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield (first row, (m, dim) float32) with m <= rows, covering all rows from `start` once, in order."""
         for first, segment in zip(self._starts[:-1], self._segments, strict=True):

@@ -32,11 +32,16 @@ def serve_command(
         typer.Option("--allow-host", metavar="NAME", help="A name that this server is called by, too."),
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="NAME", help="Keep the vectors on a GPU, and search there: cuda, or cuda:1."),
+    ] = None,
 ) -> None:
     """Answer over HTTP, and show the library in the browser.
 
     Only this machine is answered, unless --host names another address; then --token, or XSEARCH_TOKEN, is needed. What
-    `xsearch index` commits meanwhile is found at once. Ctrl-C ends it.
+    `xsearch index` commits meanwhile is found at once. Ctrl-C ends it. With --device searches are exact, and need no
+    index; while a new commit is opened, the GPU has to hold both.
     """
     # Queries that come together share the cores: threads of linear algebra would only wait for one another.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -53,12 +58,14 @@ def serve_command(
         raise XSearchError(
             f"the token has fewer than {TOKEN_CHARS} characters", remedy=f"take --token {secrets.token_urlsafe(24)}"
         )
+    from xsearch.searcher import search_resident
     from xsearch.serve.app import create_app, listen, run
 
     own = socket.gethostname()
     names = ["localhost", host, own, f"{own}.local", *(allow_host or ())]
     with listen(host, port) as listening:
-        app = create_app(data, model=model, token=token, allowed_hosts=names)
+        searching = None if device is None else search_resident(device)
+        app = create_app(data, model=model, token=token, allowed_hosts=names, searching=searching)
         shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         address = f"http://{f'[{shown}]' if ':' in shown else shown}:{listening.getsockname()[1]}/"
         say(f"serving {data} at {address} (Ctrl-C ends it)")

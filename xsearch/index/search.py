@@ -1,6 +1,6 @@
 """One search over a library: what the index covers through the index, the rest exactly."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,19 @@ SELECTIVE_ROWS = 1_000
 
 STABLE_SHARE = 0.95
 """A filtered answer is settled when it holds so much of what a search twice as wide finds."""
+
+
+class RowSearch(Protocol):
+    """A search of one commit of a library, here (`search`) or in the memory of a GPU (`resident.Resident`)."""
+
+    def __call__(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        settings: SearchSettings | None = None,
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Found: ...
 
 
 def search(

@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from xsearch import __version__
 from xsearch.encoders import Encoder
 from xsearch.errors import EncoderUnavailable, QueryError, Undecodable, XSearchError
+from xsearch.searcher import Searching
 from xsearch.serve.engine import Engine
 from xsearch.serve.guard import Guard, Limits, problem_response
 from xsearch.serve.metrics import CONTENT_TYPE, Counted, Metrics
@@ -36,15 +37,16 @@ def create_app(
     token: str | None = None,
     allowed_hosts: Collection[str] = ("localhost",),
     limits: Limits | None = None,
+    searching: "Searching | None" = None,
 ) -> FastAPI:
     """Return the application over the library in `data`, which is opened now.
 
-    `model` and `encoder` are as for `Searcher`, which says what is raised. With a `token` every request has to prove
-    that it knows it. `allowed_hosts` are the names by which it may be asked; addresses always may.
+    `model`, `encoder` and `searching` are as for `Searcher`, which says what is raised. With a `token` every request
+    has to prove that it knows it. `allowed_hosts` are the names by which it may be asked; addresses always may.
     """
     limits = limits or Limits()
     metrics = Metrics()
-    engine = Engine(data, model=model, encoder=encoder, limits=limits, metrics=metrics)
+    engine = Engine(data, model=model, encoder=encoder, limits=limits, metrics=metrics, searching=searching)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:

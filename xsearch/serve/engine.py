@@ -20,7 +20,7 @@ from xsearch.library.manifest import MANIFEST
 from xsearch.moments import Group
 from xsearch.query import Query
 from xsearch.ranking.fusion import Fusion
-from xsearch.searcher import Hits, Rerank, Searcher
+from xsearch.searcher import Hits, Rerank, Searcher, Searching
 from xsearch.serve.facets import facets
 from xsearch.serve.guard import Limits
 from xsearch.serve.metrics import Metrics
@@ -121,12 +121,20 @@ class Engine:
     """Holds the current commit; of a new one that cannot be opened, `problem` says why, and the old one goes on."""
 
     def __init__(
-        self, data: Path, *, model: str | None, encoder: Encoder | None, limits: Limits, metrics: Metrics
+        self,
+        data: Path,
+        *,
+        model: str | None,
+        encoder: Encoder | None,
+        limits: Limits,
+        metrics: Metrics,
+        searching: "Searching | None" = None,
     ) -> None:
-        """Open the library. Raises as `Searcher` does."""
+        """Open the library. `searching` is as for `Searcher`, which says what is raised."""
         self.data = data
         self.problem: str | None = None
         self._model = model
+        self._search_of = searching
         self._limits = limits
         self._metrics = metrics
         self._searching = ThreadPoolExecutor(THREADS, "search")
@@ -240,7 +248,9 @@ class Engine:
         """Open the last commit, with an encoder that is open already if the library's vectors are of it."""
         if encoder is not None and encoder.spec.fingerprint != Manifest.load(self.data).fingerprint:
             encoder = None
-        return Opened(Searcher(self.data, model=self._model, encoder=encoder, on_warning=_log.warning))
+        return Opened(
+            Searcher(self.data, model=self._model, encoder=encoder, searching=self._search_of, on_warning=_log.warning)
+        )
 
     def _looked(self) -> tuple[int, ...] | None:
         """Return what changes with every commit, None where there is no manifest."""
