@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 import xsearch.index.search as search_module
 from xsearch.errors import LibraryDamaged
+from xsearch.index import gpu
 from xsearch.index.calibrate import ONE_SIDED_95, calibrate, wilson_low
 from xsearch.index.candidates import Candidates
 from xsearch.index.exact import search_exact
@@ -361,3 +363,80 @@ def test_of_many_copies_the_first_rows_are_found(copies: int) -> None:
     assert found.rows.tolist() == [list(range(5_000, 5_010))]
     deep = index.search(query, 10, vectors=table, settings=SearchSettings(nprobe=4, depth=50)).rows
     assert (deep[0] >= 0).all() == (copies == 100)
+
+
+class Gpus:
+    """Stands in for two GPUs: it hands back flat indexes of the CPU, and keeps them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.indexes: list[faiss.IndexFlatIP] = []
+        monkeypatch.setattr(gpu, "gpu_count", lambda: 2)
+        monkeypatch.setattr(gpu, "LEAST_ROWS", 1_000)
+        monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", self.moved, raising=False)
+
+    def moved(self, index: faiss.IndexFlatIP) -> faiss.IndexFlatIP:
+        assert index.ntotal == 0
+        self.indexes.append(index)
+        return index
+
+
+def quantizer_of(index: IvfPq) -> type:
+    return type(faiss.downcast_index(index._ivf.quantizer))
+
+
+@pytest.mark.parametrize("hnsw", [False, True])
+def test_centroids_are_found_by_gpus_and_the_index_is_the_same(
+    table: VectorTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hnsw: bool
+) -> None:
+    plan = dataclasses.replace(plan_index(N, DIM, kind=IndexKind.IVFPQ), hnsw=hnsw)
+    first = VectorTable([table.take(np.arange(9_000)).astype(np.float16)], DIM)
+    on_cpu = IvfPq.build(first, plan)
+    gpus = Gpus(monkeypatch)
+    on_gpus = IvfPq.build(first, plan)
+    assert [index.ntotal for index in gpus.indexes] == [plan.nlist, plan.nlist]  # for training, and for adding
+    assert quantizer_of(on_gpus) is (faiss.IndexHNSWFlat if hnsw else faiss.IndexFlatIP)
+    meanwhile: list[type] = []
+    on_gpus.add(table, on_progress=lambda added, total: meanwhile.append(quantizer_of(on_gpus)))
+    assert set(meanwhile) == {faiss.IndexRefine}
+    if hnsw:
+        # HNSW errs now and then where GPUs compare with every centroid.
+        assert on_gpus.rows == N
+        return
+    on_cpu.add(table)
+    for index, name in ((on_cpu, "cpu"), (on_gpus, "gpus")):
+        index.save(tmp_path / name)
+    assert (tmp_path / "cpu").read_bytes() == (tmp_path / "gpus").read_bytes()
+
+
+def test_an_addition_that_fails_leaves_the_index_its_own_centroids(
+    index: IvfPq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.save(tmp_path / "index")
+    writable = IvfPq.open(tmp_path / "index", writable=True)
+    Gpus(monkeypatch)
+    more = VectorTable([units(N + 2_000, DIM)], DIM)
+
+    def give_up(added: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        writable.add(more, on_progress=give_up)
+    assert quantizer_of(writable) is faiss.IndexFlatIP
+
+
+def test_few_rows_are_added_before_a_gpu_has_started(
+    index: IvfPq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.save(tmp_path / "index")
+    gpus = Gpus(monkeypatch)
+    IvfPq.open(tmp_path / "index", writable=True).add(VectorTable([units(N + 999, DIM)], DIM))
+    assert gpus.indexes == []
+
+
+@pytest.mark.gpu
+def test_an_index_built_on_a_gpu_finds_what_that_of_a_cpu_does(table: VectorTable, world: World) -> None:
+    if not gpu.gpu_count():
+        pytest.skip("this FAISS finds no GPU: it needs faiss-gpu and an NVIDIA GPU")
+    built = IvfPq.build(table, plan_index(N, DIM, kind=IndexKind.IVFPQ))
+    found = built.search(world.texts[:200], 10, vectors=table, settings=ALL_LISTS)
+    assert recall(found.rows, search_exact(table, world.texts[:200], 10).rows) > 0.99

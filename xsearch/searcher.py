@@ -464,6 +464,16 @@ class Searcher:
         return measured_among(self.library)
 
 
+def search_resident(device: str) -> Searching:
+    """Return the exact search of commits whose vectors are copied to the memory of a GPU.
+
+    It raises XSearchError where they do not fit. torch is loaded.
+    """
+    from xsearch.index.resident import Resident
+
+    return lambda library, index: Resident(library.vectors, device)
+
+
 def _search_here(library: Library, index: "IvfPq | None") -> RowSearch:
     return partial(search, library.vectors, index)
 

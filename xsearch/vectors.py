@@ -64,12 +64,19 @@ class VectorTable:
             taken[here] = self._segments[at][rows[here] - self._starts[at]]
         return widened(taken)
 
+    def halves(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, NDArray[np.float16]]]:
+        """Yield first row and (m, dim) float16 with m <= rows, as they are stored, covering all rows once, in order."""
+        return self._cut(0, rows, len(self))
+
     def blocks(
         self, start: int = 0, rows: int = BLOCK_ROWS, end: int | None = None
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield (first row, (m, dim) float32) with m <= rows, covering `start` to before `end` once, in order."""
-        end = len(self) if end is None else end
+        for first, block in self._cut(start, rows, len(self) if end is None else end):
+            yield first, widened(block)
+
+    def _cut(self, start: int, rows: int, end: int) -> Iterator[tuple[int, NDArray[np.float16]]]:
         for first, segment in zip(self._starts[:-1].tolist(), self._segments, strict=True):
             last = min(len(segment), end - first)
             for low in range(max(0, start - first), last, rows):
-                yield first + low, widened(segment[low : min(low + rows, last)])
+                yield first + low, segment[low : min(low + rows, last)]

@@ -50,11 +50,17 @@ def serve_command(
     replicas: Annotated[
         int, typer.Option("--replicas", metavar="N", min=1, help="With --ray: processes that can answer for a part.")
     ] = 1,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="NAME", help="Keep the vectors on a GPU, and search there: cuda, or cuda:1."),
+    ] = None,
 ) -> None:
     """Answer over HTTP, and show the library in the browser.
 
     Only this machine is answered, unless --host names another address; then --token, or XSEARCH_TOKEN, is needed. What
     `xsearch index` commits meanwhile is found at once. Ctrl-C ends it.
+
+    With --device searches are exact, and need no index; while a new commit is opened, the GPU has to hold both.
 
     With --ray, parts of the rows are searched by processes of their own, on the machines of a Ray cluster where its
     ADDRESS is given; they read the library under the same path as here. Answers stay what they are.
@@ -76,13 +82,16 @@ def serve_command(
         )
     if ray is None and (parts is not None or replicas > 1):
         raise XSearchError("--parts and --replicas share out the work by Ray", remedy="say --ray as well")
+    if ray is not None and device is not None:
+        raise XSearchError("--ray and --device are two ways to search", remedy="leave one of them out")
+    from xsearch.searcher import search_resident
     from xsearch.serve.app import create_app, listen, run
 
     own = socket.gethostname()
     names = ["localhost", host, own, f"{own}.local", *(allow_host or ())]
     with ExitStack() as open_until_end:
         listening = open_until_end.enter_context(listen(host, port))
-        searching = None
+        searching = None if device is None else search_resident(device)
         if ray is not None:
             serving = _ray_serving()
             named = f"xsearch-{own}-{listening.getsockname()[1]}"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from xsearch.errors import LibraryDamaged
 from xsearch.index.candidates import Candidates, Routes, deepened, packed
 from xsearch.index.exact import Found
+from xsearch.index.gpu import assigning_on_gpus, flat_on_gpus
 from xsearch.index.plan import CENTROIDS, HNSW_LINKS, IndexPlan, SearchSettings
 from xsearch.vectors import BLOCK_ROWS, VectorTable
 
@@ -108,14 +109,15 @@ class IvfPq:
 
         An index that was opened from a file must be `writable`; nobody may search it meanwhile.
         """
-        for first, block in vectors.blocks(self.rows):
-            end = first + len(block)
-            rows = np.arange(first, end)
-            if allowed is not None:
-                rows, block = rows[allowed[rows]], block[allowed[rows]]
-            self._index.add_with_ids(block, rows)
-            if on_progress is not None:
-                on_progress(end, len(vectors))
+        with assigning_on_gpus(self._ivf, len(vectors) - self.rows):
+            for first, block in vectors.blocks(self.rows):
+                end = first + len(block)
+                rows = np.arange(first, end)
+                if allowed is not None:
+                    rows, block = rows[allowed[rows]], block[allowed[rows]]
+                self._index.add_with_ids(block, rows)
+                if on_progress is not None:
+                    on_progress(end, len(vectors))
         self.rows = len(vectors)
 
     def save(self, path: Path) -> None:
@@ -253,7 +255,7 @@ def _coarse_quantizer(sample: NDArray[np.float32], plan: IndexPlan, seed: int) -
     clustering.niter = 10
     clustering.seed = seed
     clustering.min_points_per_centroid = 1
-    clustering.train(sample, faiss.IndexFlatIP(plan.reduced_dim))
+    clustering.train(sample, flat_on_gpus(plan.reduced_dim) or faiss.IndexFlatIP(plan.reduced_dim))
     if plan.hnsw:
         quantizer = faiss.IndexHNSWFlat(plan.reduced_dim, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
         quantizer.hnsw.efSearch = ADDING_EF

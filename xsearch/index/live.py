@@ -30,6 +30,12 @@ def live_faiss() -> FaissBuild:
     import faiss
 
     distributions = sorted(set(packages_distributions().get("faiss", [])))
+    return FaissBuild(faiss.__version__, tuple(distributions), gpu_count())
+
+
+def gpu_count() -> int:
+    """Return how many GPUs FAISS can use, 0 in a build for CPUs."""
+    import faiss
+
     # CPU builds of some versions lack the function.
-    n_gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
-    return FaissBuild(faiss.__version__, tuple(distributions), n_gpus)
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else 0

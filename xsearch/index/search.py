@@ -18,7 +18,9 @@ STABLE_SHARE = 0.95
 
 
 class RowSearch(Protocol):
-    """A search of one commit of a library, here (`search`) or on several machines (`distributed.serving`)."""
+    """A search of one commit of a library: here (`search`), by several machines (`distributed.serving`), or on a GPU
+    (`resident.Resident`).
+    """
 
     def __call__(
         self,
