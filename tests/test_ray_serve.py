@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -32,7 +34,9 @@ from xsearch.vectors import l2_normalize
 
 ray = pytest.importorskip("ray", reason="pip install 'xsearch[ray]'")
 
-from xsearch.distributed.serving import Parts, serving  # noqa: E402
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # of Ray Serve's own use of pydantic
+    from xsearch.distributed.serving import Parts, serving
 
 PICTURES, TEXTS, TAIL, COPIES = 5_000, 1_500, 2_000, 300
 PARTS, REPLICAS = 3, 2
@@ -269,6 +273,20 @@ def test_a_replica_that_dies_costs_no_answer(indexed: Path, parts: Parts) -> Non
         asker.join()
     assert failures == []
     assert all(right)
+
+
+def test_a_replica_that_hangs_is_passed_over(indexed: Path, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = asked_of(indexed).query("a cat").hits
+    shared = asked_of(indexed, parts)
+    monkeypatch.setattr(parts, "_wait_s", 8.0)
+    comes(lambda: len(replicas_of(name_of("indexed-0"))) == REPLICAS)
+    hanging = min(replicas_of(name_of("indexed-0")))
+    os.kill(hanging, signal.SIGSTOP)
+    try:
+        assert [shared.query("a cat").hits for _ in range(6)] == [expected] * 6
+    finally:
+        with suppress(ProcessLookupError):  # Serve may have replaced it
+            os.kill(hanging, signal.SIGCONT)
 
 
 def test_a_new_commit_is_asked_for_and_the_old_one_still_answers(indexed: Path, parts: Parts, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ one process, bit for bit:
 - which candidates are kept follows from their scores alone (`index.candidates.Candidates.kept`), and equal answers are
   in the order of their rows.
 
-A part whose replica dies is asked again; an answer is of all parts and of the commit that was asked for, or an error.
+A part whose replica dies or hangs is asked again; an answer is of all parts and of the commit that was asked for, or an
+error.
 """
 
 import logging
@@ -51,11 +52,15 @@ if TYPE_CHECKING:
 WAIT_S = 20.0
 """A part has so long to answer; the replacement of a dead replica takes a few seconds of it."""
 
+FIRST_SHARE = 0.25
+"""Of this time the first replica has so much: one that hangs is given up, and another one asked."""
+
 AGAIN_S = 0.05
 CONNECT_S = 5.0
 START_S = 120.0
 HEALTH_S = 1.0
-"""Serve looks this often whether replicas live."""
+"""Serve looks this often whether replicas live, and replaces one that does not say so in HEALTH_TIMEOUT_S thrice."""
+HEALTH_TIMEOUT_S = 5.0
 
 COMMITS = 2
 """A replica keeps so many open: the newest, and the one that is being left."""
@@ -179,25 +184,29 @@ class Parts:
 
         Raises what a replica raises, and PartUnavailable if none of a part answers in time.
         """
-        end_s = time.monotonic() + self._wait_s
+        start_s = time.monotonic()
         send = [partial(getattr(handle, method).remote, asked, *arguments) for handle in self._handles]
         responses = [one() for one in send]  # all of them, before the first is waited for
-        return [self._answer(part, responses[part], again, end_s) for part, again in enumerate(send)]
+        return [self._answer(part, responses[part], again, start_s) for part, again in enumerate(send)]
 
     def _answer(
-        self, part: int, response: DeploymentResponse, again: Callable[[], DeploymentResponse], end_s: float
+        self, part: int, response: DeploymentResponse, again: Callable[[], DeploymentResponse], start_s: float
     ) -> Any:
+        end_s = start_s + self._wait_s
+        until_s = start_s + FIRST_SHARE * self._wait_s
         while True:
             try:
-                return response.result(timeout_s=max(0.0, end_s - time.monotonic()))
+                return response.result(timeout_s=max(0.0, until_s - time.monotonic()))
             except RayTaskError as error:
                 if not isinstance(error.cause, RayError):
                     raise error.cause from None
                 failure: Exception = error
-            except (RayError, RayServeException, TimeoutError) as error:
+            except TimeoutError as error:
+                failure, until_s = error, end_s
+                response.cancel()
+            except (RayError, RayServeException) as error:
                 failure = error
             if time.monotonic() + AGAIN_S > end_s:
-                response.cancel()
                 raise PartUnavailable(
                     f"part {part + 1} of {len(self)} of the library does not answer",
                     remedy="ask again in a few seconds; `ray status` tells which machines are there",
@@ -384,6 +393,7 @@ def _deployed(folder: Path, names: Sequence[str], replicas: int) -> list[Deploym
         num_replicas=replicas,
         ray_actor_options={"num_cpus": 1},
         health_check_period_s=HEALTH_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=HEALTH_S,
         logging_config={"enable_access_log": False},
     )
