@@ -22,8 +22,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def report(name: str, rows: Sequence[Mapping[str, Any]], **facts: Any) -> None:
-    """Print the rows as a table and the facts below it, and write both to `results/<name>.json`."""
+def report(name: str, rows: Sequence[Mapping[str, Any]], *, folder: Path = RESULTS, **facts: Any) -> None:
+    """Print the rows as a table and the facts below it, and write both to `<name>.json` in the folder of results."""
     columns = list(rows[0])
     cells = [[_cell(row[column]) for column in columns] for row in rows]
     widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)]
@@ -32,9 +32,9 @@ def report(name: str, rows: Sequence[Mapping[str, Any]], **facts: Any) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
     for key, value in facts.items():
         print(f"{key}: {_cell(value)}")
-    RESULTS.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     found = {"benchmark": name, "date": date.today().isoformat(), "machine": machine(), **facts, "rows": list(rows)}
-    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
 
 def _cell(value: Any) -> str:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,6 +57,18 @@ class Faulty:
 
     def pixels(self, image: RGBImage) -> RGBImage:
         raise KeyError("a fault")
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """A framing that takes its time."""
+
+    height: int = 8
+    width: int = 8
+
+    def pixels(self, image: RGBImage) -> RGBImage:
+        time.sleep(0.5)
+        return image[:8, :8]
 
 
 class ApartEncoder(FakeEncoder):
@@ -174,6 +187,20 @@ def test_a_decoder_ends_when_the_run_is_killed(tmp_path: Path) -> None:
         worker._link.close()
         assert worker._process.wait(PATIENCE_S) == 0
         decoder._idle.put(None)
+
+
+def test_threads_that_wait_when_a_run_ends_are_let_go(tmp_path: Path) -> None:
+    """As after Ctrl-C in the middle of a run: a thread that hung would keep Python from ending."""
+    blue = plain(tmp_path / "blue.png", (0, 0, 255))
+    with ThreadPoolExecutor(6) as threads:
+        with ProcessDecoder(Slow(), 8, processes=2) as decoder:
+            waiting = [threads.submit(decoder.decode, blue) for _ in range(6)]
+            assert waiting[0].result(PATIENCE_S)[0].shape == (8, 8, 3)
+        ended = [future.exception(PATIENCE_S) for future in waiting]
+    assert {type(error) for error in ended} <= {type(None), ValueError}
+    assert any(isinstance(error, ValueError) for error in ended)
+    with pytest.raises(ValueError, match="the decoder is closed"):
+        decoder.decode(blue)
 
 
 def test_a_library_indexed_through_processes_is_that_of_threads(tmp_path: Path) -> None:

@@ -27,10 +27,15 @@ if TYPE_CHECKING:
     import onnxruntime
     from tokenizers import Encoding, Tokenizer
 
+    from xsearch.encoders.openvino import OpenVinoTower
+
 BUILTIN_DIR = Path(__file__).parent / "builtin"
 
 # A batch this small stays in the processor's cache: 8 pictures a call are faster, a picture, than 64.
 CHUNK_IMAGES = 8
+
+PROBE_IMAGES = 4
+MIN_COSINE = 0.999
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -39,7 +44,9 @@ _R = TypeVar("_R")
 class OnnxEncoder:
     """A dual encoder on ONNX Runtime, one single-threaded call a core: no core waits for the slowest.
 
-    Raises EncoderUnavailable if the folder does not hold what its config promises.
+    Batches of pictures as an index run has them go through OpenVINO in bfloat16, where that is installed, the CPU has
+    bfloat16, and the vectors of a model in float32 keep their direction. Raises EncoderUnavailable if the folder does
+    not hold what its config promises.
     """
 
     def __init__(self, folder: Path, *, name: str, threads: int | None = None) -> None:
@@ -47,8 +54,10 @@ class OnnxEncoder:
         self._config = _read_config(folder)
         self._threads = threads or usable_cores()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="onnx")
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
         self._towers: dict[str, onnxruntime.InferenceSession] = {}
+        self._reduced: OpenVinoTower | None = None
+        self._is_reduced_known = False
         image, text = self._config["image"], self._config["text"]
         std = np.asarray(image["std"], np.float32)
         self._pixel_scale = (1 / (255 * std)).astype(np.float32)[:, None, None]
@@ -74,8 +83,12 @@ class OnnxEncoder:
         return self._threads * CHUNK_IMAGES * 2
 
     def encode_images(self, images: Sequence[RGBImage]) -> Embeddings:
+        # A smaller batch, as a query has it, is encoded before OpenVINO is loaded.
+        reduced = self._reduced_tower() if len(images) >= self.batch_size else None
+        tower = reduced or self._tower("image")
+
         def encode(chunk: Sequence[RGBImage]) -> NDArray[np.float32]:
-            (embedding,) = self._tower("image").run(["embedding"], {"pixels": self._pixels(chunk)})
+            (embedding,) = tower.run(["embedding"], {"pixels": self._pixels(chunk)})
             return np.asarray(embedding, np.float32)
 
         return self._unit_rows(self._map(encode, images, self._chunk))
@@ -160,6 +173,28 @@ class OnnxEncoder:
             if name not in self._towers:
                 self._towers[name] = _open_session(self._folder / self._config[name]["file"])
             return self._towers[name]
+
+    def _reduced_tower(self) -> "OpenVinoTower | None":
+        with self._opening:
+            if not self._is_reduced_known:
+                self._reduced = self._open_reduced()
+                self._is_reduced_known = True
+            return self._reduced
+
+    def _open_reduced(self) -> "OpenVinoTower | None":
+        """Return the image tower in bfloat16, None where there is none or its vectors point elsewhere."""
+        if self._config.get("fingerprint", {}).get("precision") != "float":
+            return None  # an export in 8 bits, or the built-in encoder, which has them too
+        from xsearch.encoders.openvino import open_bfloat16
+
+        reduced = open_bfloat16(self._folder / self._config["image"]["file"], self._threads)
+        if reduced is None:
+            return None
+        shape = (PROBE_IMAGES, self._framing.height, self._framing.width, 3)
+        probe = self._pixels(list(np.random.default_rng(0).integers(0, 256, shape, np.uint8)))
+        full, found = (tower.run(["embedding"], {"pixels": probe})[0] for tower in (self._tower("image"), reduced))
+        cosines = (l2_normalize(full) * l2_normalize(found)).sum(axis=1)
+        return reduced if cosines.min() > MIN_COSINE else None
 
 
 def _fingerprint(folder: Path, config: dict[str, Any]) -> Fingerprint:

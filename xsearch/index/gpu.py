@@ -37,7 +37,8 @@ def assigning_on_gpus(ivf: "faiss.IndexIVF", rows: int) -> Iterator[None]:
     here = faiss.IndexFlatIP(ivf.d)
     for index in (nearest, here):
         index.add(centroids)
-    ivf.quantizer = faiss.IndexRefine(nearest, here)
+    both = faiss.IndexRefine(nearest, here)  # named, as FAISS keeps no reference to what it is handed
+    ivf.quantizer = both
     try:
         yield
     finally:

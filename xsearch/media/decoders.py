@@ -85,7 +85,8 @@ class ProcessDecoder:
 
     def __init__(self, frame: Frame, image_px: int, *, processes: int | None = None) -> None:
         self._frame, self._image_px = frame, image_px
-        processes = processes or usable_cores()
+        self._processes = processes = processes or usable_cores()
+        self._is_closed = False
         # While one picture is decoded, the thread of another reads its file.
         self.at_once = 2 * processes
         # Last in, first out: a run of few pictures starts few processes, one without pictures none.
@@ -97,6 +98,8 @@ class ProcessDecoder:
         worker = self._idle.get()
         try:
             for _ in range(ATTEMPTS):
+                if self._is_closed:
+                    raise ValueError("the decoder is closed")
                 if worker is None:
                     worker = _Worker(self._frame, self._image_px)
                 try:
@@ -112,10 +115,12 @@ class ProcessDecoder:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        while not self._idle.empty():
-            worker = self._idle.get()
+        self._is_closed = True
+        # Each comes back when its picture is done; what still waits for one gets it back, to see that it is too late.
+        for worker in [self._idle.get() for _ in range(self._processes)]:
             if worker is not None:
                 worker.close()
+            self._idle.put(None)
 
 
 class _Worker:
