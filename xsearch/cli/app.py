@@ -24,6 +24,7 @@ from xsearch.cli.library import (
 )
 from xsearch.cli.mcp import mcp_command
 from xsearch.cli.migrate import migrate_command
+from xsearch.cli.options import with_ray_address
 from xsearch.cli.query import query_command
 from xsearch.cli.serve import serve_command
 from xsearch.cli.similar import similar_command
@@ -86,6 +87,7 @@ def _options(
 
 def run(arguments: list[str]) -> int:
     """Run the command that the arguments name and return its exit code. Raises XSearchError also for wrong use."""
+    arguments = with_ray_address(arguments)
     # A query may begin with a sign: `xsearch query "- people"` names no option.
     arguments = [f" {argument}" if argument.startswith("- ") else argument for argument in arguments]
     # Not `app()`: it would print errors in its own manner, and end on Ctrl-C without a word.

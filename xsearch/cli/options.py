@@ -1,5 +1,7 @@
 """Options that several commands share."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +9,45 @@ import typer
 
 DEFAULT_DATA = Path("index_data")
 
-Data = Annotated[Path, typer.Option("--data", metavar="FOLDER", envvar="XSEARCH_DATA", help="The library folder.")]
+
+def to_read(data: str | Path) -> Path:
+    """Return the folder to read a library in; one at a URI is mirrored first."""
+    if "://" not in str(data):
+        return Path(data)
+    from xsearch.library.remote import local_folder
+
+    return local_folder(data)
+
+
+def to_write(data: str | Path) -> Path:
+    """Return the folder of a library to change. Raises XSearchError for one at a URI."""
+    if "://" not in str(data):
+        return Path(data)
+    from xsearch.errors import XSearchError
+    from xsearch.library.remote import is_remote, own_folder
+
+    if is_remote(data):
+        raise XSearchError(
+            "of all commands that change a library only `xsearch index` takes a URI", remedy="name a folder with --data"
+        )
+    return own_folder(data)
+
+
+Data = Annotated[
+    Path,
+    typer.Option(
+        "--data", metavar="FOLDER", parser=to_read, envvar="XSEARCH_DATA", help="The library: a folder or s3://..."
+    ),
+]
+"""Of a command that reads."""
+OwnData = Annotated[
+    Path, typer.Option("--data", metavar="FOLDER", parser=to_write, envvar="XSEARCH_DATA", help="The library folder.")
+]
+"""Of a command that writes."""
+AnyData = Annotated[
+    str, typer.Option("--data", metavar="FOLDER", envvar="XSEARCH_DATA", help="The library: a folder or s3://...")
+]
+"""As it was typed."""
 Model = Annotated[
     str | None,
     typer.Option(
@@ -32,4 +72,24 @@ Sheet = Annotated[
     Path | None,
     typer.Option("--sheet", metavar="FILE", show_default=False, help="Write the contact sheet to this HTML file."),
 ]
+RAY_HERE = "here"
+"""What stands for an address where `--ray` has none: Ray is started on this machine."""
+
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="[ADDRESS]", help="Spread the work by Ray, here or over the cluster at ADDRESS."),
+]
+_RAY_ADDRESS = re.compile(r"auto|here|[^/\s]+:\d+")
+
+
+def with_ray_address(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with an address behind each `--ray`: typer knows no options whose value may be missing."""
+    given: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        given.append(argument)
+        if argument == "--ray" and not _RAY_ADDRESS.fullmatch(following):
+            given.append(RAY_HERE)
+    return given
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -9,9 +9,6 @@ from types import ModuleType
 
 from xsearch.errors import ClusterError
 
-LOCAL = "local"
-"""The address of a cluster that is this machine alone, started for one run."""
-
 
 @dataclass(frozen=True, slots=True)
 class Workers:
@@ -24,8 +21,9 @@ class Workers:
 
 def import_ray() -> ModuleType:
     """Return the module `ray`. Raises ClusterError where it is missing."""
-    # Before it is imported: nothing is told to anybody, and no machine waits for a name server.
+    # Before it is imported: nothing is told to anybody, and its inner voice is not heard among our lines.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
     except ImportError as error:
@@ -34,8 +32,8 @@ def import_ray() -> ModuleType:
 
 
 @contextmanager
-def joined(address: str) -> Iterator[ModuleType]:
-    """Join the cluster at `address` (LOCAL starts one), and leave or end it; one that is joined already stays so.
+def joined(address: str | None) -> Iterator[ModuleType]:
+    """Join the cluster at `address`, None starts one on this machine; in the end leave it. One joined before stays so.
 
     Raises ClusterError if there is none.
     """
@@ -45,14 +43,14 @@ def joined(address: str) -> Iterator[ModuleType]:
         return
     try:
         ray.init(
-            address=address,
-            include_dashboard=False if address == LOCAL else None,
+            address=address or "local",
+            include_dashboard=None if address else False,
             log_to_driver=False,  # what workers print is not for whoever indexes
             logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise ClusterError(
-            f"there is no Ray cluster at {address} ({' '.join(str(error).split())[:200]})",
+            f"there is no Ray cluster at {address or 'this machine'} ({' '.join(str(error).split())[:200]})",
             remedy="start one: `ray start --head` there, or leave the address out to use this machine alone",
         ) from error
     try:

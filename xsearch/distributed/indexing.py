@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from xsearch.distributed.cluster import LOCAL, Workers, joined, room_for_workers
+from xsearch.distributed.cluster import Workers, joined, room_for_workers
 from xsearch.distributed.pieces import cut
 from xsearch.distributed.worker import Job, Report, ShardStore, SharedFolder, Worker
 from xsearch.encoders import Encoder, get_encoder
@@ -30,13 +30,13 @@ WORKER_STARTS = 3
 
 @dataclass(frozen=True, slots=True)
 class OnRay:
-    """Does what a plan says on the Ray cluster at `address`, as `indexer.TakeIn` asks.
+    """Does what a plan says on the Ray cluster at `address`, or one started here, as `indexer.TakeIn` asks.
 
     `store` is where the workers put their shards, the library's own folder unless another is named; `open_encoder` is
     how they open the encoder, by its name unless otherwise said.
     """
 
-    address: str = LOCAL
+    address: str | None = None
     store: ShardStore | None = None
     open_encoder: Callable[[], Encoder] | None = None
 
