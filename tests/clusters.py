@@ -18,7 +18,8 @@ from xsearch.library.manifest import ShardEntry
 from xsearch.types import Embeddings, RGBImage
 
 NODES = 3
-NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
+WAIT_S = 120.0
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_log_monitor": False}
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def three_nodes() -> Iterator[Cluster]:
 
 
 class HeldEncoder(FakeEncoder):
-    """Writes down every picture, and on one node never comes to an end of them."""
+    """Writes down every picture. On one node it never comes to an end of them, on others not before that one began."""
 
     def __init__(self, log: Path, held: str) -> None:
         super().__init__()
@@ -49,8 +50,9 @@ class HeldEncoder(FakeEncoder):
     def encode_images(self, images: Sequence[RGBImage]) -> Embeddings:
         with self._log.open("a") as file:
             file.writelines("held\n" if self._is_held else "done\n" for _ in images)
-        if self._is_held:
-            time.sleep(600)
+        deadline_s = time.monotonic() + WAIT_S
+        while (self._is_held or "held" not in self._log.read_text()) and time.monotonic() < deadline_s:
+            time.sleep(0.02)
         return super().encode_images(images)
 
 

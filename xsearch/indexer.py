@@ -119,7 +119,7 @@ def index(
             {**writer.manifest.containers, **tally.read_whole}, {**writer.manifest.image_columns, **columns}
         )
         writer.set_skipped(_still_true(_skipped_before(library), found.settled, skipped.values()))
-        notes, with_text = found.notes, None
+        notes, with_text = [*found.notes, *tally.notes], None
         if reader is not None:
             on_stage("reading text in pictures")
             committed = Library.open(data)

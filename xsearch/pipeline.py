@@ -78,6 +78,7 @@ class Tally:
 
     `with_text` counts pictures in which text was found; in those of `not_read` it could not be looked for. `arrived`
     counts files and captions that were not known under their names, by content hash: some of them may have moved.
+    `notes` are sentences for a person.
     """
 
     indexed: int = 0
@@ -90,6 +91,7 @@ class Tally:
     read_whole: dict[str, str] = field(default_factory=dict)
     with_text: int = 0
     not_read: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, other: "Tally") -> None:
         """Count what another part of the same run did, in which no text in pictures was looked for."""

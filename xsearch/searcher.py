@@ -22,6 +22,7 @@ from xsearch.index.search import RowSearch, search
 from xsearch.index_file import PICTURES, measured_among, open_index
 from xsearch.library import Library, Manifest
 from xsearch.library.pairs import Pairs
+from xsearch.library.remote import local_folder
 from xsearch.library.words import NO_WORDS, WordHits, WordIndex, open_words
 from xsearch.moments import Group
 from xsearch.originals import read_original
@@ -112,7 +113,7 @@ class Searcher:
         searching: "Searching | None" = None,
         on_warning: Callable[[str], None] = lambda message: None,
     ) -> None:
-        """Open the library in `data` with the encoder that it was made with.
+        """Open the library in `data`, a folder or a URI (`s3://bucket/path`), with the encoder that it was made with.
 
         `model` names it otherwise (a folder that moved), `encoder` is one already open. `searching` gives the search of
         a commit and its index, where it is not to be searched here. `on_warning` is told when the index cannot be used;
@@ -123,7 +124,7 @@ class Searcher:
         self._pools: dict[tuple[Kind, ...], Pool] = {}
         self._matching = lru_cache(maxsize=8)(self._matching_rows)
         with self._clock.time("load"):
-            self.library, index = _open(Path(data), on_warning)
+            self.library, index = _open(local_folder(data), on_warning)
             self._rows = (searching or _search_here)(self.library, index)
             self._on_warning = on_warning
             self._read = partial(read_original, image_columns=self.library.manifest.image_columns)

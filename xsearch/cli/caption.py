@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xsearch.cli.options import DEFAULT_DATA, Data, Json
+from xsearch.cli.options import DEFAULT_DATA, Json, OwnData
 from xsearch.cli.output import counted, print_json, say, short, warn
 from xsearch.errors import XSearchError
 
@@ -34,7 +34,7 @@ def caption_command(
         float | None,
         typer.Option("--nucleus", metavar="P", min=0.0, max=1.0, help="Draw from words of so much probability."),
     ] = None,
-    data: Data = DEFAULT_DATA,
+    data: OwnData = DEFAULT_DATA,
     json: Json = False,
 ) -> None:
     """Say what pictures show.

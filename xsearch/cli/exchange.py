@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from xsearch.cli.options import DEFAULT_DATA, Data, Json, Model
+from xsearch.cli.options import DEFAULT_DATA, Data, Json, Model, OwnData
 from xsearch.cli.output import counted, print_json, say, warn
 from xsearch.sources.formats import ExportFormat
 
@@ -33,7 +33,7 @@ def import_command(
     meta: Annotated[
         Path | None, typer.Option("--meta", metavar="FILE", help="The Parquet file or folder of what they are of.")
     ] = None,
-    data: Data = DEFAULT_DATA,
+    data: OwnData = DEFAULT_DATA,
     model: Model = None,
     json: Json = False,
 ) -> None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xsearch.cli.options import DEFAULT_DATA, Data, Device, Json, Model
+from xsearch.cli.options import DEFAULT_DATA, RAY_HERE, AnyData, Device, Json, Model, Ray
 from xsearch.cli.output import account, clock, counted, print_json, say, shortened, warn
 from xsearch.errors import LibraryNotFound, XSearchError
 from xsearch.index.plan import IndexKind
 
 if TYPE_CHECKING:
-    from xsearch.indexer import IndexReport
+    from xsearch.indexer import IndexReport, TakeIn
     from xsearch.pipeline import Progress
 
 Sources = Annotated[
@@ -39,7 +39,7 @@ Root = Annotated[Path | None, typer.Option("--root", metavar="FOLDER", help="Wha
 
 def index_command(
     sources: Sources,
-    data: Data = DEFAULT_DATA,
+    data: AnyData = str(DEFAULT_DATA),
     model: Model = None,
     device: Device = None,
     index: Annotated[
@@ -59,6 +59,7 @@ def index_command(
     fps: Fps = None,
     max_frames: MaxFrames = None,
     ocr: Ocr = False,
+    ray: Ray = None,
     json: Json = False,
 ) -> None:
     """Take in what is new or changed, and let go of what is gone.
@@ -69,23 +70,25 @@ def index_command(
     Run it again at any time: what is known and unchanged is not read again. Files that cannot be taken are counted
     with their reasons; `xsearch stats --skipped` names them. With --ocr text is looked for in all pictures, those
     inside archives included, in which no run has looked yet; later runs without it keep what was found.
+    With --ray the machines of a Ray cluster read and encode, where its ADDRESS is given; they see the sources, and the
+    library unless it is at a URI, at the same place as this machine, and all that is new is committed at once.
     """
     from xsearch.encoders import get_encoder
     from xsearch.index_file import Targets
     from xsearch.indexer import index as run
+    from xsearch.indexer import take_in_here
     from xsearch.media.ocr import Reader
     from xsearch.reading import Sampling
     from xsearch.survey import Layout
 
-    encoder = get_encoder(model or model_of(data), device)
     reader = Reader() if ocr else None
     wanted = {"text": recall_text, "image": recall_image}
     targets = Targets(**{name: recall for name, recall in wanted.items() if recall is not None})
-    with progress_bar() as (on_progress, on_stage):
+    with _opened(data) as folder, progress_bar() as (on_progress, on_stage):
         report = run(
             sources,
-            data,
-            encoder,
+            folder,
+            get_encoder(model or model_of(folder), device),
             layout=Layout(path_column, image_column, text_column, root),
             sampling=Sampling(fps, max_frames),
             reader=reader,
@@ -93,8 +96,28 @@ def index_command(
             targets=targets if any(wanted.values()) else None,
             on_progress=on_progress,
             on_stage=on_stage,
+            take_in=take_in_here if ray is None else _on_ray(None if ray == RAY_HERE else ray, data),
         )
     tell(report, json=json)
+
+
+@contextmanager
+def _opened(data: str) -> Iterator[Path]:
+    """Yield the folder to write a library in; one at a URI is published from there at the end."""
+    from xsearch.library.remote import Remote, is_remote, own_folder
+
+    if is_remote(data):
+        with Remote(data).writing() as folder:
+            yield folder
+    else:
+        yield own_folder(data)
+
+
+def _on_ray(address: str | None, data: str) -> "TakeIn":
+    from xsearch.distributed.indexing import OnRay
+    from xsearch.library.remote import Remote, is_remote
+
+    return OnRay(address, Remote(data) if is_remote(data) else None)
 
 
 def model_of(data: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from xsearch.cli import BROKEN
-from xsearch.cli.options import DEFAULT_DATA, Data, Json
+from xsearch.cli.options import DEFAULT_DATA, AnyData, Data, Json, OwnData, to_read, to_write
 from xsearch.cli.output import account, counted, listing, print_json, say, size, warn
 
 NOTHING_KNOWN = 1
@@ -47,7 +47,7 @@ def stats_command(
 
 
 def verify_command(
-    data: Data = DEFAULT_DATA,
+    data: AnyData = str(DEFAULT_DATA),
     repair: Annotated[bool, typer.Option("--repair", help="Make whole what can be made whole.")] = False,
     json: Json = False,
 ) -> None:
@@ -57,8 +57,8 @@ def verify_command(
     """
     from xsearch import maintenance
 
-    done = maintenance.repair(data) if repair else []
-    faults = maintenance.verify(data)
+    done = maintenance.repair(to_write(data)) if repair else []
+    faults = maintenance.verify(to_read(data))
     if json:
         print_json({"clean": not faults, "faults": [asdict(fault) for fault in faults], "repaired": done})
     else:
@@ -73,7 +73,7 @@ def verify_command(
         raise typer.Exit(BROKEN)
 
 
-def optimize_command(data: Data = DEFAULT_DATA, json: Json = False) -> None:
+def optimize_command(data: OwnData = DEFAULT_DATA, json: Json = False) -> None:
     """Rewrite the library as if it were made at once.
 
     Nothing removed is left, small shards are merged, the index is trained anew. Queries go on meanwhile. It is never
@@ -101,7 +101,7 @@ def optimize_command(data: Data = DEFAULT_DATA, json: Json = False) -> None:
 
 def forget_command(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, or a folder with all below it.")],
-    data: Data = DEFAULT_DATA,
+    data: OwnData = DEFAULT_DATA,
     json: Json = False,
 ) -> None:
     """Remove a file or folder from the library. The files stay, and indexing their folder finds them again."""

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from xsearch.cli.index import progress_bar
-from xsearch.cli.options import DEFAULT_DATA, Data, Device, Json
+from xsearch.cli.options import DEFAULT_DATA, Device, Json, OwnData
 from xsearch.cli.output import account, counted, print_json, say, warn
 
 
@@ -17,7 +17,7 @@ def migrate_command(
             "--model", metavar="NAME", envvar="XSEARCH_MODEL", help="The new encoder; `xsearch models` lists them."
         ),
     ],
-    data: Data = DEFAULT_DATA,
+    data: OwnData = DEFAULT_DATA,
     device: Device = None,
     json: Json = False,
 ) -> None:

@@ -10,7 +10,45 @@ import typer
 
 DEFAULT_DATA = Path("index_data")
 
-Data = Annotated[Path, typer.Option("--data", metavar="FOLDER", envvar="XSEARCH_DATA", help="The library folder.")]
+
+def to_read(data: str | Path) -> Path:
+    """Return the folder to read a library in; one at a URI is mirrored first."""
+    if "://" not in str(data):
+        return Path(data)
+    from xsearch.library.remote import local_folder
+
+    return local_folder(data)
+
+
+def to_write(data: str | Path) -> Path:
+    """Return the folder of a library to change. Raises XSearchError for one at a URI."""
+    if "://" not in str(data):
+        return Path(data)
+    from xsearch.errors import XSearchError
+    from xsearch.library.remote import is_remote, own_folder
+
+    if is_remote(data):
+        raise XSearchError(
+            "of all commands that change a library only `xsearch index` takes a URI", remedy="name a folder with --data"
+        )
+    return own_folder(data)
+
+
+Data = Annotated[
+    Path,
+    typer.Option(
+        "--data", metavar="FOLDER", parser=to_read, envvar="XSEARCH_DATA", help="The library: a folder or s3://..."
+    ),
+]
+"""Of a command that reads."""
+OwnData = Annotated[
+    Path, typer.Option("--data", metavar="FOLDER", parser=to_write, envvar="XSEARCH_DATA", help="The library folder.")
+]
+"""Of a command that writes."""
+AnyData = Annotated[
+    str, typer.Option("--data", metavar="FOLDER", envvar="XSEARCH_DATA", help="The library: a folder or s3://...")
+]
+"""As it was typed."""
 Model = Annotated[
     str | None,
     typer.Option(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from xsearch.cli.options import DEFAULT_DATA, Data, Json, Model
+from xsearch.cli.options import DEFAULT_DATA, Json, Model, OwnData
 from xsearch.cli.output import counted, listing, print_json, say
 from xsearch.errors import QueryError
 
@@ -15,7 +15,7 @@ def tag_command(
     threshold: Annotated[
         float, typer.Option("--threshold", metavar="P", help="The least probability of a label that is given.")
     ] = 0.5,
-    data: Data = DEFAULT_DATA,
+    data: OwnData = DEFAULT_DATA,
     model: Model = None,
     json: Json = False,
 ) -> None:

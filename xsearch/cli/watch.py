@@ -20,13 +20,13 @@ from xsearch.cli.index import (
     progress_bar,
     tell,
 )
-from xsearch.cli.options import DEFAULT_DATA, Data, Json, Model
+from xsearch.cli.options import DEFAULT_DATA, Json, Model, OwnData
 from xsearch.cli.output import warn
 
 
 def watch_command(
     sources: Sources,
-    data: Data = DEFAULT_DATA,
+    data: OwnData = DEFAULT_DATA,
     model: Model = None,
     poll: Annotated[
         float | None, typer.Option("--poll", metavar="SECONDS", min=1, help="Look this often, for network drives.")

@@ -9,9 +9,6 @@ from types import ModuleType
 
 from xsearch.errors import ClusterError
 
-LOCAL = "local"
-"""The address of a cluster that is this machine alone, started for one run."""
-
 
 @dataclass(frozen=True, slots=True)
 class Workers:
@@ -24,8 +21,9 @@ class Workers:
 
 def import_ray() -> ModuleType:
     """Return the module `ray`. Raises ClusterError where it is missing."""
-    # Before it is imported: nothing is told to anybody, and no machine waits for a name server.
+    # It reads these when it is imported. The second: of what is wrong on a node it would print pages among our answers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
         import ray
     except ImportError as error:
@@ -34,8 +32,8 @@ def import_ray() -> ModuleType:
 
 
 @contextmanager
-def joined(address: str) -> Iterator[ModuleType]:
-    """Join the cluster at `address` (LOCAL starts one), and leave or end it; one that is joined already stays so.
+def joined(address: str | None) -> Iterator[ModuleType]:
+    """Join the cluster at `address`, None starts one on this machine; in the end leave it. One joined before stays so.
 
     Raises ClusterError if there is none.
     """
@@ -44,21 +42,35 @@ def joined(address: str) -> Iterator[ModuleType]:
         yield ray
         return
     try:
-        ray.init(
-            address=address,
-            include_dashboard=False if address == LOCAL else None,
-            log_to_driver=False,  # what workers print is not for whoever indexes
-            logging_level=logging.ERROR,
-        )
+        with _silent_stderr():
+            ray.init(
+                address=address or "local",
+                include_dashboard=None if address else False,
+                log_to_driver=False,  # what workers print is not for whoever indexes
+                logging_level=logging.ERROR,
+            )
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise ClusterError(
-            f"there is no Ray cluster at {address} ({' '.join(str(error).split())[:200]})",
-            remedy="start one: `ray start --head` there, or leave the address out to use this machine alone",
+            f"there is no Ray cluster at {address or 'this machine'} ({' '.join(str(error).split())[:200]})",
+            remedy="start one: `ray start --head` there; where it wants a token: RAY_AUTH_MODE=token",
         ) from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Drop what is written to standard error: Ray tells there of each try to connect, whatever its settings are."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def room_for_workers(ray: ModuleType) -> Workers:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from xsearch.distributed.cluster import LOCAL, Workers, joined, room_for_workers
+from xsearch.distributed.cluster import Workers, joined, room_for_workers
 from xsearch.distributed.pieces import cut
 from xsearch.distributed.worker import Job, Report, ShardStore, SharedFolder, Worker
 from xsearch.encoders import Encoder, get_encoder
@@ -30,13 +30,13 @@ WORKER_STARTS = 3
 
 @dataclass(frozen=True, slots=True)
 class OnRay:
-    """Does what a plan says on the Ray cluster at `address`, as `indexer.TakeIn` asks.
+    """Does what a plan says on the Ray cluster at `address`, or one started here, as `indexer.TakeIn` asks.
 
     `store` is where the workers put their shards, the library's own folder unless another is named; `open_encoder` is
     how they open the encoder, by its name unless otherwise said.
     """
 
-    address: str = LOCAL
+    address: str | None = None
     store: ShardStore | None = None
     open_encoder: Callable[[], Encoder] | None = None
 
@@ -53,6 +53,7 @@ class OnRay:
         """Do it, and commit once; on Ctrl-C commit what is done. Raises ClusterError and EncoderMismatch."""
         store = self.store or SharedFolder(writer.folder.absolute())
         reports: dict[int, Report] = {}
+        again = 0
         try:
             if cut(plan, 1):  # else there is nothing to start machines for
                 with joined(self.address) as ray:
@@ -66,9 +67,11 @@ class OnRay:
                         first_commit=writer.manifest.commit + 1,
                         threads=workers.cpus,
                     )
-                    for number, report in _Run(ray, workers, job, pieces).reports():
+                    run = _Run(ray, workers, job, pieces)
+                    for number, report in run.reports():
                         reports[number] = report
                         on_progress(_progress(plan, pieces, reports))
+                    again = run.done_again
         except KeyboardInterrupt:
             _commit(reports, (), store, writer, library)
             raise
@@ -77,6 +80,8 @@ class OnRay:
         for _, report in sorted(reports.items()):
             tally.add(report.tally)
         tally.let_go(plan.vanished)
+        if again:
+            tally.notes.append(f"workers were lost on the way: {again} of {len(reports)} pieces were done again")
         return tally
 
 
@@ -115,6 +120,11 @@ class _Run:
     _opening: dict[Any, Any] = field(default_factory=dict)
     _busy: dict[Any, tuple[Any, int]] = field(default_factory=dict)
     _failed_starts: int = 0
+
+    @property
+    def done_again(self) -> int:
+        """Pieces that more than one worker was given."""
+        return sum(1 for attempts in self._attempts.values() if attempts > 1)
 
     def reports(self) -> Iterator[tuple[int, Report]]:
         """Yield the report of each piece once, as they come, with the number of the piece."""

@@ -93,21 +93,30 @@ class Manifest:
     def load(cls, folder: Path) -> "Manifest":
         """Read the last commit. Raises LibraryNotFound, LibraryDamaged or LibraryTooNew."""
         try:
-            text = (folder / MANIFEST).read_bytes().decode()
-            raw = json.loads(text)
-            body, seal, checksum = text.rpartition(_SEAL)
-            if seal and checksum != _sealed(body):
-                raise ValueError("its checksum differs")
+            written = (folder / MANIFEST).read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
             if any((folder / "shards").glob("*.parquet")):
                 raise _unreadable(folder, error) from error
             raise LibraryNotFound(
                 f"there is no library in {folder}", remedy="make one: `xsearch index SOURCE`"
             ) from error
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise _unreadable(folder, error) from error
+        return cls.parse(written, folder)
+
+    @classmethod
+    def parse(cls, written: bytes, where: Path | str) -> "Manifest":
+        """Return what the bytes of a manifest say. Raises LibraryDamaged or LibraryTooNew, which name the library."""
+        try:
+            text = written.decode()
+            raw = json.loads(text)
+            body, seal, checksum = text.rpartition(_SEAL)
+            if seal and checksum != _sealed(body):
+                raise ValueError("its checksum differs")
+        except ValueError as error:
+            raise _unreadable(where, error) from error
         if isinstance(raw, dict) and isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
-            raise LibraryTooNew(f"{folder} was written by a newer xsearch", remedy="upgrade: `pip install -U xsearch`")
+            raise LibraryTooNew(f"{where} was written by a newer xsearch", remedy="upgrade: `pip install -U xsearch`")
         try:
             del raw["sha256"]
             return cls(
@@ -119,7 +128,7 @@ class Manifest:
                 }
             )
         except (KeyError, TypeError) as error:
-            raise _unreadable(folder, error) from error
+            raise _unreadable(where, error) from error
 
 
 def _sealed(body: str) -> str:
@@ -127,5 +136,5 @@ def _sealed(body: str) -> str:
     return f'{hashlib.sha256(body.encode()).hexdigest()}"}}\n'
 
 
-def _unreadable(folder: Path, error: Exception) -> LibraryDamaged:
-    return LibraryDamaged(f"{folder / MANIFEST} cannot be read ({error})", remedy="`xsearch verify --repair`")
+def _unreadable(where: Path | str, error: Exception) -> LibraryDamaged:
+    return LibraryDamaged(f"{where}/{MANIFEST} cannot be read ({error})", remedy="`xsearch verify --repair`")

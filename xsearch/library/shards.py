@@ -6,6 +6,7 @@ A `vector` column of FixedSizeBinary, stored plainly in one page a row group, li
 
 import hashlib
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -111,7 +111,7 @@ def write_shard(folder: Path, commit: int, tables: Iterable[pa.Table]) -> ShardE
     `commit` is the one that its youngest row comes with. Several may be written to one folder at a time.
     """
     (folder / "shards").mkdir(exist_ok=True)
-    with passing(folder / "shards" / f"{uuid4().hex}{TEMPORARY}") as temporary:
+    with passing(folder / "shards" / f"{os.urandom(8).hex()}{TEMPORARY}") as temporary:
         writer: pq.ParquetWriter | None = None
         try:
             for group in _row_groups(tables):
