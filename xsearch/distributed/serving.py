@@ -91,7 +91,7 @@ class Scored:
 
 
 class Part:
-    """One part of a library as a replica holds it: the rows are mapped, and read when first scanned."""
+    """One part of a library as a replica holds it: vectors mapped, the index in memory."""
 
     def __init__(self, folder: Path, part: int, parts: int) -> None:
         self._folder = folder
