@@ -37,7 +37,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from xsearch import __version__
-from xsearch.errors import CommitGone, LibraryDamaged, PartUnavailable, XSearchError
+from xsearch.errors import CommitGone, LibraryDamaged, LibraryNotFound, PartUnavailable, XSearchError
 from xsearch.index.candidates import Candidates, Routes, deepened, packed
 from xsearch.index.exact import Found, best_of, exact_scores, search_exact
 from xsearch.index.plan import SearchSettings
@@ -91,7 +91,7 @@ class Scored:
 
 
 class Part:
-    """One part of a library as a replica holds it: the rows are mapped, and read when first scanned."""
+    """One part of a library as a replica holds it: vectors mapped, the index in memory."""
 
     def __init__(self, folder: Path, part: int, parts: int) -> None:
         self._folder = folder
@@ -151,14 +151,19 @@ class Part:
                 return library, None
             return library, next((index for index in same if index is not None), None) or open_index(library)
         except (FileNotFoundError, LibraryDamaged) as error:
-            last = Manifest.load(self._folder)
-            if last.commit != manifest.commit:
-                raise CommitGone(
-                    f"commit {manifest.commit} of {self._folder} is gone, the last is {last.commit}", remedy="ask again"
-                ) from error
-            raise LibraryDamaged(
-                f"{socket.gethostname()} cannot open {self._folder}: {error}", remedy="`xsearch verify` there"
-            ) from error
+            raise self._why_not(manifest, error) from error
+
+    def _why_not(self, manifest: Manifest, error: Exception) -> XSearchError:
+        with suppress(LibraryNotFound, LibraryDamaged):
+            last = Manifest.load(self._folder).commit
+            if last != manifest.commit:
+                return CommitGone(
+                    f"commit {manifest.commit} of {self._folder} is gone, the last is {last}", remedy="ask again"
+                )
+        return LibraryDamaged(
+            f"{socket.gethostname()} cannot open {self._folder}: {error}",
+            remedy="mount it there under this path; `xsearch verify` tells what is wrong with it",
+        )
 
 
 class Parts:

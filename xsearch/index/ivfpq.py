@@ -131,7 +131,9 @@ class IvfPq:
 
     @classmethod
     def open(cls, path: Path, *, writable: bool = False) -> "IvfPq":
-        """Map a saved index; lists are read when first scanned, and stay readable after the file is unlinked.
+        """Open a saved index, which stays readable after the file is unlinked.
+
+        FAISS maps what it can; of FastScan's lists that is nothing (1.15): they are in the memory of each process.
 
         A `writable` one is read into memory, so that rows can be added to it; the file stays as it is. Raises
         LibraryDamaged for a file that is missing, cut or not an index. Altered bytes inside are for the caller's
