@@ -103,18 +103,15 @@ def test_where_vectors_point_elsewhere_it_is_left_alone(folder: Path, monkeypatc
     assert other.pictures == 4
 
 
-@pytest.mark.parametrize("fingerprint", ["int8", None])
+@pytest.mark.parametrize(("precision", "of"), [("int8", {}), ("float", {"name": "builtin", "version": 1})])
 def test_what_is_rounded_already_is_left_alone(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fingerprint: str | None
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, of: dict[str, object]
 ) -> None:
-    """Exports in 8 bits; and the built-in encoder, which has no fingerprint in its config, and 8 bits in its files."""
+    """Exports in 8 bits; and the built-in encoder and heads on it, which have them in their files."""
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    config = json.loads((folder / "config.json").read_text())
-    config["fingerprint"]["precision"] = fingerprint
-    if fingerprint is None:
-        del config["fingerprint"]
-        config |= {"name": "tiny", "version": 1, "weights": "0"}
+    config = json.loads((folder / "config.json").read_text()) | of
+    config["fingerprint"]["precision"] = precision
     (tmp_path / "config.json").write_text(json.dumps(config))
     asked: list[Path] = []
     monkeypatch.setattr(room, "open_bfloat16", lambda file, threads: asked.append(file))

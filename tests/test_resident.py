@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from starlette.testclient import TestClient
 
 pytest.importorskip("torch", reason="needs the extra [clip]: torch")
 
 import torch
 
 from tests.fakes import FakeEncoder, picture
+from tests.serving import served, until
 from xsearch import Searcher
 from xsearch.errors import XSearchError
 from xsearch.index import resident
@@ -126,6 +128,27 @@ def test_a_searcher_answers_from_the_device_as_from_the_shards(tmp_path: Path) -
         expected = [(hit.path, hit.score, hit.confidence) for hit in here.query(**query, k=12)]
         assert [(hit.path, hit.score, hit.confidence) for hit in on_device.query(**query, k=12)] == expected
         assert len(expected) == 12
+
+
+def test_a_server_answers_from_the_device_and_goes_over_to_new_commits(tmp_path: Path) -> None:
+    for seed in range(6):
+        picture(tmp_path / f"photos/{seed}.png", seed)
+    index([tmp_path / "photos"], tmp_path / "data", FakeEncoder())
+    with (
+        served(tmp_path / "data", FakeEncoder()) as here,
+        served(tmp_path / "data", FakeEncoder(), searching=search_resident("cpu")) as on_device,
+    ):
+
+        def hits(client: TestClient) -> list[object]:
+            found: list[object] = client.get("/api/v1/search", params={"q": "a cat", "k": 50}).json()["hits"]
+            return found
+
+        assert len(hits(on_device)) == 6
+        assert hits(on_device) == hits(here)
+        picture(tmp_path / "photos/7.png", 7)
+        index([tmp_path / "photos"], tmp_path / "data", FakeEncoder())
+        until(lambda: len(hits(on_device)) == len(hits(here)) == 7)
+        assert hits(on_device) == hits(here)
 
 
 @pytest.mark.gpu

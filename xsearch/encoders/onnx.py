@@ -183,8 +183,9 @@ class OnnxEncoder:
 
     def _open_reduced(self) -> "OpenVinoTower | None":
         """Return the image tower in bfloat16, None where there is none or its vectors point elsewhere."""
-        if self._config.get("fingerprint", {}).get("precision") != "float":
-            return None  # an export in 8 bits, or the built-in encoder, which has them too
+        is_builtin = "version" in self._config  # or heads on it: its files have 8 bits, whatever vectors are called
+        if is_builtin or self.spec.fingerprint.precision != "float":
+            return None
         from xsearch.encoders.openvino import open_bfloat16
 
         reduced = open_bfloat16(self._folder / self._config["image"]["file"], self._threads)

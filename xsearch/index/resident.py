@@ -28,6 +28,9 @@ STAGED_BYTES = 64 << 20
 SCORES_BYTES = 256 << 20
 """Scores that are on the GPU at once; this and a little more is needed beside the rows."""
 
+MOST_VALUES = 2**31 - 1
+"""Of rows in one product: in places, those who multiply count in 32 bits."""
+
 SLACK = 2.0**-9
 """No estimate of a score is farther from it, for a query of length 1: a rounding to float16 errs by 2^-11 of the value,
 and there is one of the query, one of the score, and where the GPU adds up in float16 those of partial sums."""
@@ -107,7 +110,7 @@ class Resident:
             asked = torch.from_numpy(queries).to(self._device, torch.float16)
             best: Tensor | None = None
             places: Tensor | None = None
-            step = max(depth, SCORES_BYTES // (2 * len(queries)))
+            step = max(1, min(SCORES_BYTES // (2 * len(queries)), MOST_VALUES // self._vectors.dim))
             for low in range(0, len(self._rows), step):
                 scores = asked @ self._rows[low : low + step].T
                 if allowed is not None:
