@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from graphs import _places, _store, read_image_tower, write_tower
+from graphs import _places, _store, read_image_tower, read_learned, write_tower
 from halves import beside, halves, pointing_loss
 from measures import pointing, recalls, top1
 from onnx import numpy_helper
@@ -91,6 +91,9 @@ def test_weights_written_back_are_those_of_the_tower(
     read = read_image_tower(written, dropout=0).state_dict()
     for name, weights in changed.state_dict().items():
         torch.testing.assert_close(read[name], weights, atol=1e-4, rtol=1e-3)  # float16
+    learned = read_image_tower(IMAGE_ONNX, dropout=0)
+    read_learned(learned, IMAGE_ONNX, written)
+    assert all(torch.equal(weights, read[name]) for name, weights in learned.state_dict().items())
     before, after = (
         onnxruntime.InferenceSession(file).run(OUTPUTS[:1], {"pixels": pixels(pictures)})[0]
         for file in (IMAGE_ONNX, written)
