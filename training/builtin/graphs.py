@@ -35,6 +35,17 @@ def read_text_tower(text_onnx: Path, minilm: Path, tuned_layers: int) -> TextTow
     return tower
 
 
+def read_learned(tower: nn.Module, start: Path, later: Path) -> None:
+    """Put into `tower` what learns of it as `later` holds it, a graph that `write_tower` made of `start`."""
+    places, held = _places(onnx.load(start).graph), {one.name: one for one in onnx.load(later).graph.initializer}
+    with torch.no_grad():
+        for name, parameter in tower.named_parameters():
+            if parameter.requires_grad:
+                at, transposed = places[name][0]
+                array = _fetch(held, at)
+                parameter.copy_(torch.from_numpy(np.ascontiguousarray(array.T if transposed else array)))
+
+
 def write_tower(tower: nn.Module, start: Path, out: Path) -> None:
     """Write the graph of `start` with the weights of `tower`; what the tower does not hold stays as it is."""
     model = onnx.load(start)

@@ -4,9 +4,11 @@ The stages that stay as they are run in ONNX Runtime, over several views of ever
 """
 
 import io
+import os
 import random
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +21,11 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from xsearch.types import RGBImage
 
-# The output of the last frozen stage, (n, 208, 7, 7), and the logits of the 1,000 ImageNet classes.
+# The output of the last frozen stage, (n, 208, 7, 7), the logits of the 1,000 ImageNet classes, and the vector.
 FROZEN_OUTPUT = "/_blocks.15/_project_conv/Conv_output_0"
-LOGITS_OUTPUT = "/_fc/Gemm_output_0"
+OUTPUTS = [FROZEN_OUTPUT, "/_fc/Gemm_output_0", "embedding"]
 
+NAMED = "a photo of "
 MEAN, STD = 127 / 255, 128 / 255
 SIDE_PX = 224
 CHUNK_PICTURES = 8
@@ -43,25 +46,37 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def captioned(self) -> int:
+        """How many there are before the first that is only named."""
+        return next((i for i, texts in enumerate(self.texts) if is_name(texts)), len(self))
+
     def where(self, keep: Sequence[bool]) -> "Pictures":
         at = [i for i, kept in enumerate(keep) if kept]
         return Pictures([self.images[i] for i in at], [self.texts[i] for i in at], [self.sets[i] for i in at])
 
 
+def is_name(texts: Sequence[str]) -> bool:
+    return len(texts) == 1 and texts[0].startswith(NAMED)
+
+
 def read_pictures(*files: Path) -> Pictures:
+    """Return the pictures of all files, those with captions before those that are only named."""
     rows = [row for file in files for row in pq.read_table(file, columns=["image", "captions", "set"]).to_pylist()]
+    rows.sort(key=lambda row: is_name(row["captions"]))
     return Pictures([row["image"] for row in rows], [row["captions"] for row in rows], [row["set"] for row in rows])
 
 
-def split(data_dir: Path) -> tuple[Pictures, Pictures, list[str]]:
-    """Return what is trained on, pictures of the held-out classes, and the class texts among which these are told."""
+def split(data_dir: Path) -> tuple[Pictures, list[bool], Pictures, list[str]]:
+    """Return all pictures to train on, which of them are of the one class in five that may be held out, those of them
+    that are told by class, and the class texts among which these are told."""
     pictures = read_pictures(*sorted(data_dir.glob("train-*.parquet")))
     first = [texts[0].lower() for texts in pictures.texts]
     candidates = sorted({text for text, name in zip(first, pictures.sets, strict=True) if name == HELD_OUT_OF})
     held = set(random.Random(0).sample(candidates, round(HELD_OUT_SHARE * len(candidates))))
     told = [text in held and name in DRAWN_FROM for text, name in zip(first, pictures.sets, strict=True)]
     classes = {text for text, name in zip(first, pictures.sets, strict=True) if name in DRAWN_FROM}
-    return pictures.where([text not in held for text in first]), pictures.where(told), sorted(classes)
+    return pictures, [text in held for text in first], pictures.where(told), sorted(classes)
 
 
 def drawn(picture: RGBImage) -> RGBImage:
@@ -107,21 +122,23 @@ def _changed(
     return mirrored(part, rng) if rng.random() < 0.5 else part
 
 
+# Pictures that are only named come in half of the epochs, and have to do with the first views.
+VIEWS_OF_NAMED = 2
 VIEWS = {
     "plain": as_it_is,
     "mirrored": mirrored,
     "cropped": cropped,
-    "cropped-2": cropped,
     "varied": varied,
+    "cropped-2": cropped,
     "varied-2": varied,
     "varied-3": varied,
 }
 
 
 def frozen_stages(image_onnx: Path, folder: Path) -> onnxruntime.InferenceSession:
-    """Open the part of the image tower that yields FROZEN_OUTPUT and LOGITS_OUTPUT, on one thread."""
+    """Open the part of the image tower that yields OUTPUTS, on one thread."""
     part = folder / "frozen.onnx"
-    onnx.utils.extract_model(str(image_onnx), str(part), ["pixels"], [FROZEN_OUTPUT, LOGITS_OUTPUT])
+    onnx.utils.extract_model(str(image_onnx), str(part), ["pixels"], OUTPUTS)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(str(part), options, providers=["CPUExecutionProvider"])
@@ -140,35 +157,47 @@ def frozen_maps(session: onnxruntime.InferenceSession, pictures: Sequence[Image.
     return np.concatenate(found).astype(np.float16)
 
 
-def cache_views(pictures: Pictures, image_onnx: Path, folder: Path, pause: Path | None) -> list[Path]:
-    """Write <view>.maps.npy (n, 208, 7, 7) and <view>.logits.npy (n, 1000), float16; return the files of maps.
+def cache_views(
+    views: Sequence[str], pictures: Pictures, image_onnx: Path, folder: Path, pause: Path | None
+) -> list[Path]:
+    """Write of each view <view>.maps.npy (n, 208, 7, 7), <view>.logits.npy (n, 1000) and <view>.vectors.npy (n, 384).
 
-    A view that is there is not made again.
+    All are float16, logits and vectors those before training. Return the files of maps. Of the later views, n is the
+    number of pictures with captions.
+
+    A view that is there is not made again. Each core makes a view of its own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     session = frozen_stages(image_onnx, folder)
-    return [_cache_view(view, pictures, session, folder, pause) for view in VIEWS]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = [
+            pool.submit(_cache_view, view, pictures.images[:n], session, folder, pause)
+            for at, view in enumerate(views)
+            for n in (len(pictures) if at < VIEWS_OF_NAMED else pictures.captioned,)
+        ]
+        return [one.result() for one in made]
 
 
 def _cache_view(
-    view: str, pictures: Pictures, session: onnxruntime.InferenceSession, folder: Path, pause: Path | None
+    view: str, images: list[bytes], session: onnxruntime.InferenceSession, folder: Path, pause: Path | None
 ) -> Path:
     done = folder / f"{view}.maps.npy"
     if done.exists():
         return done
-    n = len(pictures)
+    n = len(images)
     unfinished = done.with_suffix(".part")
     maps = np.lib.format.open_memmap(unfinished, "w+", np.float16, (n, 208, 7, 7))
-    logits = np.empty((n, 1000), np.float16)
+    logits, vectors = np.empty((n, 1000), np.float16), np.empty((n, 384), np.float16)
     rng = random.Random(view)
     for chunk in _chunks(n):
         wait_while(pause)
-        opened = [Image.open(io.BytesIO(pictures.images[i])).convert("RGB") for i in chunk]
+        opened = [Image.open(io.BytesIO(images[i])).convert("RGB") for i in chunk]
         seen = [VIEWS[view](one, rng) for one in opened]
-        found = session.run([FROZEN_OUTPUT, LOGITS_OUTPUT], {"pixels": pixels(seen)})
-        maps[chunk.start : chunk.stop], logits[chunk.start : chunk.stop] = found
+        at = slice(chunk.start, chunk.stop)
+        maps[at], logits[at], vectors[at] = session.run(OUTPUTS, {"pixels": pixels(seen)})
     maps.flush()
     np.save(folder / f"{view}.logits.npy", logits)
+    np.save(folder / f"{view}.vectors.npy", vectors)
     unfinished.rename(done)
     return done
 

@@ -1,5 +1,6 @@
 """What the scripts beside this file compute: `pytest training/builtin`. No data and no network."""
 
+import io
 import random
 from pathlib import Path
 
@@ -8,10 +9,25 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from graphs import _places, _store, read_image_tower, write_tower
+from graphs import _places, _store, read_image_tower, read_learned, write_tower
+from halves import beside, halves, pointing_loss
 from measures import pointing, recalls, top1
 from onnx import numpy_helper
-from pictures import SIDE_PX, cropped, frozen_maps, frozen_stages, pixels
+from pictures import (
+    OUTPUTS as CACHED,
+)
+from pictures import (
+    SIDE_PX,
+    VIEWS,
+    VIEWS_OF_NAMED,
+    Pictures,
+    cache_views,
+    cropped,
+    frozen_maps,
+    frozen_stages,
+    is_name,
+    pixels,
+)
 from PIL import Image
 from torch import nn
 from towers import FrozenDepthwise, ImageTower
@@ -42,6 +58,27 @@ def test_frozen_stages_and_tower_are_the_graph(tower: ImageTower, pictures: list
         np.testing.assert_allclose(one.numpy(), other, atol=2e-3)  # maps are kept as float16
 
 
+def test_every_view_is_kept_as_the_graph_sees_it(pictures: list[Image.Image], tmp_path: Path) -> None:
+    """Both cores make views, and the later ones only of pictures with captions, which come first."""
+    files = []
+    for picture in pictures:
+        file = io.BytesIO()
+        picture.save(file, "png")
+        files.append(file.getvalue())
+    texts = [["a dog", "a dog on grass"], ["somebody cooks"], ["a photo of a dog"]]
+    assert [is_name(one) for one in texts] == [False, False, True]
+    shown = Pictures(files, texts, ["set"] * 3)
+    assert shown.captioned == 2
+    views = cache_views(list(VIEWS), shown, IMAGE_ONNX, tmp_path, None)
+    assert [file.name for file in views] == [f"{view}.maps.npy" for view in VIEWS]
+    assert [len(np.load(file)) for file in views] == [3] * VIEWS_OF_NAMED + [2] * (len(VIEWS) - VIEWS_OF_NAMED)
+    expected = frozen_stages(IMAGE_ONNX, tmp_path).run(CACHED, {"pixels": pixels(pictures)})
+    for kind, array in zip(("maps", "logits", "vectors"), expected, strict=True):
+        np.testing.assert_allclose(np.load(tmp_path / f"plain.{kind}.npy"), array, atol=0.02)  # kept as float16
+    written = [file.stat().st_mtime_ns for file in views]
+    assert [file.stat().st_mtime_ns for file in cache_views(list(VIEWS), shown, IMAGE_ONNX, tmp_path, None)] == written
+
+
 def test_weights_written_back_are_those_of_the_tower(
     tower: ImageTower, pictures: list[Image.Image], tmp_path: Path
 ) -> None:
@@ -54,6 +91,9 @@ def test_weights_written_back_are_those_of_the_tower(
     read = read_image_tower(written, dropout=0).state_dict()
     for name, weights in changed.state_dict().items():
         torch.testing.assert_close(read[name], weights, atol=1e-4, rtol=1e-3)  # float16
+    learned = read_image_tower(IMAGE_ONNX, dropout=0)
+    read_learned(learned, IMAGE_ONNX, written)
+    assert all(torch.equal(weights, read[name]) for name, weights in learned.state_dict().items())
     before, after = (
         onnxruntime.InferenceSession(file).run(OUTPUTS[:1], {"pixels": pixels(pictures)})[0]
         for file in (IMAGE_ONNX, written)
@@ -121,6 +161,26 @@ def test_patches_point_to_the_half_of_their_caption() -> None:
     assert pointing(halves, said) == (1.0, 1.0)
     assert pointing(halves, said[:, ::-1]) == (0.0, 0.0)
     assert pointing(np.broadcast_to(left, (1, 49, 2)), said) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("columns", [3, 4])
+@pytest.mark.parametrize("above", [False, True])
+def test_halves_are_of_the_picture_that_stands_there(columns: int, above: bool) -> None:
+    left = np.broadcast_to(np.arange(7, dtype=np.float16), (2, 5, 7, 7))
+    both = beside(left, left + np.float16(10), columns)
+    first, rest = ([0, 2, 4, 6], [11, 13, 15]) if columns == 4 else ([1, 3, 5], [10, 12, 14, 16])
+    np.testing.assert_array_equal(both, np.broadcast_to(np.array(first + rest), (2, 5, 7, 7)))
+    patches = torch.from_numpy((both.swapaxes(2, 3) if above else both).astype(np.float32)).flatten(2).transpose(1, 2)
+    np.testing.assert_array_equal(halves(patches, columns, above=above)[:, 0], [3, 3, 13, 13])
+
+
+def test_halves_that_tell_their_own_text_cost_nothing() -> None:
+    own = torch.eye(4)
+    assert pointing_loss(50 * own, own).item() == pytest.approx(0, abs=1e-6)
+    assert pointing_loss(torch.zeros(4, 4), own).item() == pytest.approx(np.log(4))
+    assert pointing_loss(50 * own.roll(2, 0), own).item() == pytest.approx(50)  # the other half's
+    shared = torch.tensor([[1.0, 1], [1, 1]])  # both halves have the same text
+    assert pointing_loss(torch.zeros(2, 2), shared).item() == pytest.approx(np.log(2))
 
 
 def test_a_crop_is_half_of_the_picture_or_more() -> None:

@@ -5,16 +5,22 @@
 
 DATA-DIR holds train-*.parquet and dev-*.parquet (columns image, captions, set), START the files of version 0, as
 exported and not yet optimised, MINILM the float32 weights (`model/` in the package above). WORK keeps what the frozen
-stages make of every picture (1.3 GB), the log (`log.jsonl`, one line a measurement) and the weights at start and end.
-The log beside this file is that of version 1: half an hour on two cores, once the frozen stages had been run.
+stages make of every picture (400 MB a view of all), the log (`log.jsonl`, one line a measurement) and, after every
+epoch, the weights at start and end (`weights.pt`). Where these are there nothing is trained: a run that was cut off
+is mixed and exported as far as it came.
 
 Of the image tower the last five blocks, the last convolution and the head learn, of the text tower the last layers
 and the joint layer. The loss is the symmetric InfoNCE (Radford et al. 2021), texts of one class or picture all
-counting as its own; a batch is made of groups of pictures that look alike, hard negatives of one another. Beside it,
+counting as its own; a batch is made of groups of pictures that look alike, hard negatives of one another. The same
+between texts and halves of two pictures side by side (`halves.py`) keeps patches to what they show. Beside it,
 against forgetting (Li & Hoiem 2016), stand two divergences from what was before training: of the probabilities of
 ImageNet's 1,000 classes, and of those that a picture's vector gives to names of things. Weights are averaged over
 steps, and at last between start and end (Wortsman et al. 2022); the share of the end is chosen on the development
 sets, which nothing is trained on.
+
+The log beside this file has two runs, neither of them shipped (`MODEL_CARD.md` says why): ten epochs from version 0
+that held one class in five out, to see what is forgotten of things that are not shown, and one epoch that went on
+from version 1 with all classes, two views and the loss of halves.
 """
 
 import argparse
@@ -32,10 +38,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from graphs import read_image_tower, read_text_tower, write_tower
+from graphs import read_image_tower, read_learned, read_text_tower, write_tower
+from halves import beside, halves, pointing_loss
 from measures import Development, read_development
 from numpy.typing import NDArray
-from pictures import Pictures, cache_views, split, wait_while
+from pictures import VIEWS, Pictures, cache_views, split, wait_while
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -47,6 +54,7 @@ class Recipe:
     """What a run is made of; learning rates are those of AdamW at their height."""
 
     epochs: int = 10
+    views: int = len(VIEWS)  # the first so many
     batch: int = 256
     group: int = 4  # so many pictures that look alike come into a batch together, as hard negatives of one another
     class_share: float = 0.5  # of the class-named pictures, in each epoch: captions are what is scarce
@@ -59,14 +67,17 @@ class Recipe:
     keep_classes: float = 1.0  # weight of the divergence from the class probabilities before training
     keep_names: float = 1.0  # the same of the probabilities of names, as told by the vectors
     names: int = 128  # drawn for each batch
+    joined: int = 48  # pairs of pictures side by side in each batch
+    keep_regions: float = 0.5  # weight of the loss by which the halves of these tell their texts
     average: float = 0.99
     warm_up_steps: int = 15
+    hold_out: bool = False  # one class in five, to see what becomes of things that are not shown
     seed: int = 0
 
 
 NEIGHBOURS = 32
 PROMPTS = ("a photo of {}", "{}", "a picture of {}", "a close-up of {}", "a photograph showing {}")
-SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SHARES = (0.7, 0.8, 0.9, 1.0)
 AS_GOOD = 0.005  # recall that is given away for a smaller share, which forgets less
 MAX_TOKENS = 48
 LOGIT_SCALE = 22.96
@@ -77,6 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("--data-dir", "--start", "--minilm", "--work", "--out"):
         parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--go-on-from", type=Path, help="a folder of a later version, whose weights learn on")
     parser.add_argument("--version", type=int, required=True, help="of the result")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--pause", type=Path, help="sleep while this file exists")
@@ -85,25 +97,35 @@ def main() -> None:
     recipe = Recipe(**options.recipe)
     torch.set_num_threads(options.threads)
     torch.manual_seed(recipe.seed)
-    pictures, held_out, classes = split(options.data_dir)
-    maps = cache_views(pictures, options.start / "image.onnx", options.work / "views", options.pause)
-    run = Run(recipe, pictures, maps, options.start, options.minilm, options.pause)
-    development = read_development(options.data_dir, held_out, classes, options.start / "image.onnx", options.work)
+    pictures, of_held_out, told, classes = split(options.data_dir)
+    shown = [i for i, held in enumerate(of_held_out) if not (recipe.hold_out and held)]
+    views = list(VIEWS)[: recipe.views]
+    maps = cache_views(views, pictures, options.start / "image.onnx", options.work / "views", options.pause)
+    run = Run(recipe, pictures, shown, maps, options.start, options.minilm, options.pause)
+    went_on_from = run.go_on_from(options.go_on_from, options.start) if options.go_on_from else 0
+    development = read_development(options.data_dir, told, classes, options.start / "image.onnx", options.work)
+    checkpoint = options.work / "weights.pt"
     with (options.work / "log.jsonl").open("a") as log:
 
         def note(**what: Any) -> None:
             log.write(json.dumps(what) + "\n")
             log.flush()
 
-        note(recipe=asdict(recipe), pictures=len(pictures), held_out=len(held_out))
-        note(step=0, **run.measure(development))
+        if not checkpoint.exists():
+            note(
+                recipe=asdict(recipe),
+                went_on_from=went_on_from,
+                pictures=len(shown),
+                held_out=len(pictures) - len(shown),
+            )
+            note(step=0, **run.measure(development))
         start = run.weights()
-        for epoch in range(recipe.epochs):
+        for epoch in range(0 if checkpoint.exists() else recipe.epochs):
             loss = run.epoch()
             with run.averaged():
                 note(epoch=epoch + 1, loss=loss, **run.measure(development))
-        end = run.average
-        torch.save({"start": start, "end": end, "recipe": asdict(recipe)}, options.work / "weights.pt")
+            torch.save({"start": start, "end": run.average, "recipe": asdict(recipe)}, checkpoint)
+        end = torch.load(checkpoint)["end"]
         recall = {}
         for share in SHARES:
             run.load(_between(start, end, share))
@@ -128,11 +150,19 @@ class Run:
     """Both towers, what they are trained on, and the optimiser."""
 
     def __init__(
-        self, recipe: Recipe, pictures: Pictures, maps: list[Path], start: Path, minilm: Path, pause: Path | None
+        self,
+        recipe: Recipe,
+        pictures: Pictures,
+        shown: list[int],
+        maps: list[Path],
+        start: Path,
+        minilm: Path,
+        pause: Path | None,
     ) -> None:
-        self._recipe, self._pictures, self._pause = recipe, pictures, pause
+        self._recipe, self._pictures, self._shown, self._pause = recipe, pictures, shown, pause
         self._maps = [np.load(file, mmap_mode="r") for file in maps]
         self._logits = [np.load(str(file).replace(".maps.", ".logits.")) for file in maps]
+        self._known = [np.load(str(file).replace(".maps.", ".vectors.")) for file in maps]
         self.image: ImageTower = read_image_tower(start / "image.onnx", recipe.dropout)
         self.text: TextTower = read_text_tower(start / "text.onnx", minilm, recipe.tuned_layers)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(LOGIT_SCALE)))
@@ -150,8 +180,10 @@ class Run:
             {"params": [self.logit_scale], "lr": recipe.rate_heads, "weight_decay": 0.0},
         ]
         self._optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
-        self._names = sorted({texts[0] for texts in pictures.texts if len(texts) == 1})
-        self._known_names, self._known = self._know(maps)
+        self._names = sorted({pictures.texts[i][0] for i in shown if len(pictures.texts[i]) == 1})
+        self.text.eval()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            self._known_names = self.encode_texts(self._names)
         self._neighbours = _neighbours(self._known[0])
         self._steps = recipe.epochs * (len(self._order()) // recipe.batch)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
@@ -162,27 +194,14 @@ class Run:
         rise = min(1.0, (step + 1) / self._recipe.warm_up_steps)
         return rise * 0.5 * (1 + math.cos(math.pi * step / self._steps))
 
-    def _know(self, maps: list[Path]) -> tuple[Tensor, list[NDArray[np.float16]]]:
-        """Return the vectors before training, of the names (names, 384) and of all pictures (n, 384), view by view."""
-        self.image.eval()
-        self.text.eval()
-        known = []
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            names = self.encode_texts(self._names)
-            for file, views in zip(maps, self._maps, strict=True):
-                done = Path(str(file).replace(".maps.", ".vectors."))
-                if not done.exists():
-                    np.save(done, self._encode_maps(views)[0].astype(np.float16))
-                known.append(np.load(done))
-        return names, known
-
     def _order(self) -> list[int]:
         """Return the pictures of one epoch: all with captions, some of those with class names.
 
         In random order but for this: each of the first that come brings the likest of those that are left.
         """
         share = self._recipe.class_share
-        kept = [i for i, texts in enumerate(self._pictures.texts) if len(texts) > 1 or self._rng.random() < share]
+        texts = self._pictures.texts
+        kept = [i for i in self._shown if len(texts[i]) > 1 or self._rng.random() < share]
         self._rng.shuffle(kept)
         left = dict.fromkeys(kept)
         groups = []
@@ -207,34 +226,46 @@ class Run:
         return float(np.mean(losses))
 
     def _step(self, rows: list[int]) -> float:
-        views = [self._rng.randrange(len(self._maps)) for _ in rows]
+        views = [self._rng.choice([at for at, maps in enumerate(self._maps) if row < len(maps)]) for row in rows]
         maps = np.stack([self._maps[view][row] for view, row in zip(views, rows, strict=True)])
         before = np.stack([self._logits[view][row] for view, row in zip(views, rows, strict=True)])
         known = np.stack([self._known[view][row] for view, row in zip(views, rows, strict=True)])
         names = self._rng.sample(range(len(self._names)), min(self._recipe.names, len(self._names)))
         texts = [self._rng.choice(self._pictures.texts[row]) for row in rows]
         # Pictures of one class share their texts; so do the few that were given the same caption.
-        same = np.array([text.lower() for text in texts])
-        targets = torch.from_numpy((same[:, None] == same[None, :]).astype(np.float32))
+        lower = np.array([text.lower() for text in texts])
+        same = torch.from_numpy((lower[:, None] == lower[None, :]).astype(np.float32))
         with torch.autocast("cpu", torch.bfloat16):
             shown, _, _, logits = self.image(_as_maps(maps))
             said = self.encode_texts([self._said(text) for text in texts])
             named = self.encode_texts([self._names[i] for i in names])
+        pointing = self._pointing(maps, said, same) if self._recipe.keep_regions else torch.tensor(0.0)
         scores = self.logit_scale.exp() * shown @ said.T
-        targets /= targets.sum(dim=1, keepdim=True)
+        targets = same / same.sum(dim=1, keepdim=True)
         matching = (functional.cross_entropy(scores, targets) + functional.cross_entropy(scores.T, targets)) / 2
         classes = _divergence(logits, torch.from_numpy(before).float())
         told = LOGIT_SCALE * torch.from_numpy(known).float() @ self._known_names[names].T
         forgetting = self._recipe.keep_classes * classes
         forgetting += self._recipe.keep_names * _divergence(LOGIT_SCALE * shown @ named.T, told)
         self._optimizer.zero_grad()
-        (matching + forgetting).backward()
+        (matching + forgetting + self._recipe.keep_regions * pointing).backward()
         nn.utils.clip_grad_norm_([one for group in self._optimizer.param_groups for one in group["params"]], 1.0)
         self._optimizer.step()
         self._schedule.step()
         now = self.weights()
         self.average = {name: old.lerp_(now[name], 1 - self._decay()) for name, old in self.average.items()}
         return float(matching.detach())
+
+    def _pointing(self, maps: NDArray[np.float16], said: Tensor, same: Tensor) -> Tensor:
+        """Return the loss of the first pictures of a batch beside those of its second half, which are not alike."""
+        n, middle = self._recipe.joined, len(maps) // 2
+        columns, above = self._rng.choice((3, 4)), self._rng.random() < 0.5
+        both = beside(maps[:n], maps[middle : middle + n], columns)
+        with torch.autocast("cpu", torch.bfloat16):
+            patches = self.image(_as_maps(both.swapaxes(2, 3) if above else both))[1]
+        at = [*range(n), *range(middle, middle + n)]
+        scores = self.logit_scale.exp() * halves(patches, columns, above=above) @ said[at].T
+        return pointing_loss(scores, same[at][:, at])
 
     def _decay(self) -> float:
         """The average forgets the start quickly at first: after t steps it holds the last t/10 and more."""
@@ -255,6 +286,17 @@ class Run:
             ids = torch.tensor([one.ids for one in found])
             vectors.append(self.text(ids, torch.tensor([one.attention_mask for one in found])))
         return torch.cat(vectors)[torch.tensor(order).argsort()]
+
+    def go_on_from(self, later: Path, start: Path) -> int:
+        """Learn on from a version that was made of `start`, and return which; what was known stays that of `start`."""
+        for tower, name in ((self.image, "image.onnx"), (self.text, "text.onnx")):
+            read_learned(tower, start / name, later / name)
+        config = json.loads((later / "config.json").read_text("utf-8"))
+        with torch.no_grad():
+            self.logit_scale.fill_(math.log(config["logit_scale"]))
+        self.average = self.weights()
+        version: int = config["version"]
+        return version
 
     def weights(self) -> dict[str, Tensor]:
         """Return a copy of all that learns."""
