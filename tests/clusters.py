@@ -14,6 +14,7 @@ from ray.cluster_utils import Cluster
 
 from tests.fakes import SPEC, FakeEncoder
 from xsearch.distributed.worker import SharedFolder
+from xsearch.errors import EncoderUnavailable
 from xsearch.library.manifest import ShardEntry
 from xsearch.types import Embeddings, RGBImage
 
@@ -65,6 +66,11 @@ class OtherVersion(FakeEncoder):
     def __init__(self) -> None:
         super().__init__()
         self.spec = replace(SPEC, fingerprint=replace(SPEC.fingerprint, weights="1"))
+
+
+class NoEncoder(FakeEncoder):
+    def __init__(self) -> None:
+        raise EncoderUnavailable("torch is missing here", remedy="pip install 'xsearch[clip]'")
 
 
 class FullDisk(SharedFolder):

@@ -15,7 +15,7 @@ import pytest
 import ray
 from numpy.typing import NDArray
 
-from tests.clusters import Altered, DyingEncoder, Elsewhere, FullDisk, HeldEncoder, OtherVersion, three_nodes
+from tests.clusters import Altered, DyingEncoder, Elsewhere, FullDisk, HeldEncoder, NoEncoder, OtherVersion, three_nodes
 from tests.fakes import FakeEncoder, an_item, picture
 from tests.films import write_film
 from tests.stores import Place, s3_server
@@ -221,6 +221,11 @@ class TestTroubles:
     def test_another_version_of_the_encoder(self, data: Path) -> None:
         self.assert_refused(
             data, EncoderMismatch, "node .* has another version of fake.*install the same", open_encoder=OtherVersion
+        )
+
+    def test_no_encoder_there(self, data: Path) -> None:
+        self.assert_refused(
+            data, ClusterError, r"node .*: torch is missing here; pip install 'xsearch\[clip\]'", open_encoder=NoEncoder
         )
 
     def test_a_full_disk(self, data: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from xsearch.cli.options import DEFAULT_DATA, Data, Model
+from xsearch.cli.options import DEFAULT_DATA, AnyData, Model
 from xsearch.cli.output import say, warn
 from xsearch.errors import XSearchError
 
@@ -17,7 +17,7 @@ TOKEN_CHARS = 16
 
 
 def serve_command(
-    data: Data = DEFAULT_DATA,
+    data: AnyData = str(DEFAULT_DATA),
     model: Model = None,
     host: Annotated[str, typer.Option("--host", metavar="HOST", help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="The port; 0 is any.")] = 8000,
@@ -53,15 +53,16 @@ def serve_command(
         raise XSearchError(
             f"the token has fewer than {TOKEN_CHARS} characters", remedy=f"take --token {secrets.token_urlsafe(24)}"
         )
+    from xsearch.library.remote import following, without_keys
     from xsearch.serve.app import create_app, listen, run
 
     own = socket.gethostname()
     names = ["localhost", host, own, f"{own}.local", *(allow_host or ())]
-    with listen(host, port) as listening:
-        app = create_app(data, model=model, token=token, allowed_hosts=names)
+    with listen(host, port) as listening, following(data) as folder:
+        app = create_app(folder, model=model, token=token, allowed_hosts=names)
         shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         address = f"http://{f'[{shown}]' if ':' in shown else shown}:{listening.getsockname()[1]}/"
-        say(f"serving {data} at {address} (Ctrl-C ends it)")
+        say(f"serving {without_keys(data)} at {address} (Ctrl-C ends it)")
         link = address if token is None else f"{address}?token={token}"
         if open_ and not webbrowser.open(link):
             warn("no browser could be started; open the address yourself")
