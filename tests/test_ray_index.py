@@ -19,6 +19,7 @@ from tests.clusters import Altered, DyingEncoder, Elsewhere, FullDisk, HeldEncod
 from tests.fakes import FakeEncoder, an_item, picture
 from tests.films import write_film
 from tests.stores import Place, s3_server
+from xsearch.cli.options import with_ray_address
 from xsearch.distributed import cluster, pieces
 from xsearch.distributed.cluster import Workers, plan_workers
 from xsearch.distributed.indexing import MAX_ATTEMPTS, OnRay
@@ -305,7 +306,7 @@ def test_pieces_hold_each_file_and_caption_once_in_order() -> None:
     assert [len(piece.files) for piece in found[:16]] == [64] * 15 + [40]
     assert [len(piece.files) for piece in found[16:]] == [1, 1, 1, 0, 0]
     assert {(piece.unchanged, piece.vanished) for piece in found} == {(0, ())}
-    assert max(len(piece.files) for piece in cut(RunPlan(0, files * 200, (), (), 0, ()), workers=1)) == MAX_PIECE
+    assert max(len(piece.files) for piece in cut(RunPlan(0, files * 66, (), (), 0, ()), workers=1)) == MAX_PIECE
 
 
 @pytest.mark.parametrize(
@@ -318,6 +319,21 @@ def test_pieces_hold_each_file_and_caption_once_in_order() -> None:
 )
 def test_workers_for_nodes(of_nodes: list[tuple[int, int]], expected: Workers) -> None:
     assert plan_workers(of_nodes) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["index", "--ray", "photos"], ["index", "--ray", "here", "photos"]),
+        (["index", "photos", "--ray"], ["index", "photos", "--ray", "here"]),
+        (["index", "--ray", "auto", "photos"], ["index", "--ray", "auto", "photos"]),
+        (["index", "photos", "--ray", "10.0.0.7:6379"], ["index", "photos", "--ray", "10.0.0.7:6379"]),
+        (["index", "--ray=10.0.0.7:6379", "photos"], ["index", "--ray=10.0.0.7:6379", "photos"]),
+        (["index", "--ray", "./10:20/photos"], ["index", "--ray", "here", "./10:20/photos"]),
+    ],
+)
+def test_an_address_may_be_left_out(given: list[str], expected: list[str]) -> None:
+    assert with_ray_address(given) == expected
 
 
 def test_a_cluster_without_cores() -> None:

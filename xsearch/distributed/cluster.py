@@ -49,7 +49,7 @@ def joined(address: str | None) -> Iterator[ModuleType]:
                 log_to_driver=False,  # what workers print is not for whoever indexes
                 logging_level=logging.ERROR,
             )
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # Ray raises plain ones, too
         raise ClusterError(
             f"there is no Ray cluster at {address or 'this machine'} ({' '.join(str(error).split())[:200]})",
             remedy="start one: `ray start --head` there; where it wants a token: RAY_AUTH_MODE=token",
