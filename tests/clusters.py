@@ -2,11 +2,12 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import ray
@@ -14,8 +15,11 @@ from ray.cluster_utils import Cluster
 
 from tests.fakes import SPEC, FakeEncoder
 from xsearch.distributed.worker import SharedFolder
+from xsearch.errors import EncoderUnavailable
 from xsearch.library.manifest import ShardEntry
 from xsearch.types import Embeddings, RGBImage
+
+_T = TypeVar("_T")
 
 NODES = 3
 WAIT_S = 120.0
@@ -28,15 +32,25 @@ def three_nodes() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        made = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+        made = _patiently(partial(Cluster, initialize_head=True, head_node_args=NODE | {"include_dashboard": False}))
         try:
             for _ in range(NODES - 1):
-                made.add_node(**NODE)
+                _patiently(partial(made.add_node, **NODE))
             ray.init(made.address, log_to_driver=False, logging_level="ERROR")
             yield made
         finally:
             ray.shutdown()
             made.shutdown()
+
+
+def _patiently(start: Callable[[], _T]) -> _T:
+    """Try once more: Ray gives a node 30 s to start, which are not enough where the machine has much else to do."""
+    try:
+        return start()
+    except Exception as error:  # Ray raises a plain one
+        if "timed out" not in str(error):
+            raise
+        return start()
 
 
 class HeldEncoder(FakeEncoder):
@@ -65,6 +79,11 @@ class OtherVersion(FakeEncoder):
     def __init__(self) -> None:
         super().__init__()
         self.spec = replace(SPEC, fingerprint=replace(SPEC.fingerprint, weights="1"))
+
+
+class NoEncoder(FakeEncoder):
+    def __init__(self) -> None:
+        raise EncoderUnavailable("torch is missing here", remedy="pip install 'xsearch[clip]'")
 
 
 class FullDisk(SharedFolder):

@@ -15,10 +15,11 @@ import pytest
 import ray
 from numpy.typing import NDArray
 
-from tests.clusters import Altered, DyingEncoder, Elsewhere, FullDisk, HeldEncoder, OtherVersion, three_nodes
+from tests.clusters import Altered, DyingEncoder, Elsewhere, FullDisk, HeldEncoder, NoEncoder, OtherVersion, three_nodes
 from tests.fakes import FakeEncoder, an_item, picture
 from tests.films import write_film
 from tests.stores import Place, s3_server
+from xsearch.cli.options import with_ray_address
 from xsearch.distributed import cluster, pieces
 from xsearch.distributed.cluster import Workers, plan_workers
 from xsearch.distributed.indexing import MAX_ATTEMPTS, OnRay
@@ -223,6 +224,11 @@ class TestTroubles:
             data, EncoderMismatch, "node .* has another version of fake.*install the same", open_encoder=OtherVersion
         )
 
+    def test_no_encoder_there(self, data: Path) -> None:
+        self.assert_refused(
+            data, ClusterError, r"node .*: torch is missing here; pip install 'xsearch\[clip\]'", open_encoder=NoEncoder
+        )
+
     def test_a_full_disk(self, data: Path) -> None:
         self.assert_refused(
             data, ClusterError, "node .* cannot write to .*No space left on device.*make room", store=FullDisk(data)
@@ -271,10 +277,12 @@ class TestTroubles:
 
 def test_no_cluster_at_that_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", raising(ConnectionError("nobody answers")))
     picture(tmp_path / "photos" / "0.png", 0)
-    with pytest.raises(ClusterError, match=r"no Ray cluster at 10.0.0.1:6379 .*nobody answers.*ray start --head"):
-        index([tmp_path / "photos"], tmp_path / "data", FakeEncoder(), take_in=OnRay("10.0.0.1:6379"))
+    with pytest.raises(ClusterError, match=r"no Ray cluster at 127.0.0.1:1 .*refused.*ray start --head"):
+        index([tmp_path / "photos"], tmp_path / "data", FakeEncoder(), take_in=OnRay("127.0.0.1:1"))
+    monkeypatch.setattr(ray, "init", raising(ConnectionError("nobody answers")))
+    with pytest.raises(ClusterError, match=r"no Ray cluster at auto .*nobody answers.*ray start --head"):
+        index([tmp_path / "photos"], tmp_path / "data", FakeEncoder(), take_in=OnRay("auto"))
 
 
 def raising(error: Exception) -> Callable[..., None]:
@@ -300,7 +308,7 @@ def test_pieces_hold_each_file_and_caption_once_in_order() -> None:
     assert [len(piece.files) for piece in found[:16]] == [64] * 15 + [40]
     assert [len(piece.files) for piece in found[16:]] == [1, 1, 1, 0, 0]
     assert {(piece.unchanged, piece.vanished) for piece in found} == {(0, ())}
-    assert max(len(piece.files) for piece in cut(RunPlan(0, files * 200, (), (), 0, ()), workers=1)) == MAX_PIECE
+    assert max(len(piece.files) for piece in cut(RunPlan(0, files * 66, (), (), 0, ()), workers=1)) == MAX_PIECE
 
 
 @pytest.mark.parametrize(
@@ -313,6 +321,21 @@ def test_pieces_hold_each_file_and_caption_once_in_order() -> None:
 )
 def test_workers_for_nodes(of_nodes: list[tuple[int, int]], expected: Workers) -> None:
     assert plan_workers(of_nodes) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["index", "--ray", "photos"], ["index", "--ray", "here", "photos"]),
+        (["index", "photos", "--ray"], ["index", "photos", "--ray", "here"]),
+        (["index", "--ray", "auto", "photos"], ["index", "--ray", "auto", "photos"]),
+        (["index", "photos", "--ray", "10.0.0.7:6379"], ["index", "photos", "--ray", "10.0.0.7:6379"]),
+        (["index", "--ray=10.0.0.7:6379", "photos"], ["index", "--ray=10.0.0.7:6379", "photos"]),
+        (["index", "--ray", "./10:20/photos"], ["index", "--ray", "here", "./10:20/photos"]),
+    ],
+)
+def test_an_address_may_be_left_out(given: list[str], expected: list[str]) -> None:
+    assert with_ray_address(given) == expected
 
 
 def test_a_cluster_without_cores() -> None:

@@ -409,7 +409,7 @@ def test_the_command_on_a_cluster(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--ray", "127.0.0.1:1"), ("there is no Ray cluster at 127.0.0.1:1 that", "ray start --head")),
+        (("--ray", "127.0.0.1:1"), ("there is no Ray cluster at 127.0.0.1:1 ", "ray start --head")),
         (("--ray", "--data", "nowhere"), ("there is no library in nowhere", "xsearch index")),
         (("--parts", "0", "--ray"), ("--parts",)),
         (("--replicas", "2"), ("--replicas", "--ray")),
@@ -432,7 +432,7 @@ def test_without_ray_the_command_says_what_to_install(plain: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "xsearch: a package of Ray is missing here (ray); pip install 'xsearch[ray]'\n"
+    assert done.stderr == "xsearch: Ray is not installed here; pip install 'xsearch[ray]'\n"
 
 
 def test_an_address_may_be_left_out() -> None:

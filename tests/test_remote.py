@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from xsearch.errors import LibraryDamaged, LibraryLocked, LibraryNotFound, Sourc
 from xsearch.indexer import IndexReport, index
 from xsearch.library import Library, Manifest, faults, remote
 from xsearch.library.manifest import MANIFEST
-from xsearch.library.remote import LEASE_S, Remote, is_remote, local_folder, own_folder
+from xsearch.library.remote import LEASE_S, Remote, following, is_remote, local_folder, own_folder, without_keys
 
 PICTURES = 5
 
@@ -235,7 +236,21 @@ def test_no_library_no_bucket_no_store(place: Place, photos: Path) -> None:
 
 
 def test_keys_in_a_uri_are_not_shown() -> None:
-    assert str(Remote("s3://key:secret@bucket/a/b?region=x")) == "s3://bucket/a/b"
+    assert without_keys("s3://key:secret@bucket/a/b?region=x") == "s3://bucket/a/b"
+    assert without_keys(Path("a/b")) == "a/b"
+
+
+def test_new_commits_are_followed(place: Place, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FOLLOW_S", 0.05)
+    publish(place, photos)
+    with following(place.uri) as folder:
+        assert len(living(Library.open(folder))) == PICTURES
+        picture(photos / "more.png", 60)
+        publish(place, photos)
+        deadline_s = time.monotonic() + 60
+        while len(living(Library.open(folder))) == PICTURES and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        assert len(living(Library.open(folder))) == PICTURES + 1
 
 
 def test_what_is_remote() -> None:

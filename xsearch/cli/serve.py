@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xsearch.cli.options import DEFAULT_DATA, RAY_HERE, Data, Model, Ray
+from xsearch.cli.options import DEFAULT_DATA, RAY_HERE, AnyData, Model, Ray
 from xsearch.cli.output import say, warn
 from xsearch.errors import XSearchError
 
@@ -21,7 +21,7 @@ TOKEN_CHARS = 16
 
 
 def serve_command(
-    data: Data = DEFAULT_DATA,
+    data: AnyData = str(DEFAULT_DATA),
     model: Model = None,
     host: Annotated[str, typer.Option("--host", metavar="HOST", help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="The port; 0 is any.")] = 8000,
@@ -84,6 +84,7 @@ def serve_command(
         raise XSearchError("--parts and --replicas share out the work by Ray", remedy="say --ray as well")
     if ray is not None and device is not None:
         raise XSearchError("--ray and --device are two ways to search", remedy="leave one of them out")
+    from xsearch.library.remote import following, without_keys
     from xsearch.searcher import search_resident
     from xsearch.serve.app import create_app, listen, run
 
@@ -91,17 +92,18 @@ def serve_command(
     names = ["localhost", host, own, f"{own}.local", *(allow_host or ())]
     with ExitStack() as open_until_end:
         listening = open_until_end.enter_context(listen(host, port))
+        folder = open_until_end.enter_context(following(data))
         searching = None if device is None else search_resident(device)
         if ray is not None:
             serving = _ray_serving()
             named = f"xsearch-{own}-{listening.getsockname()[1]}"
             address = None if ray == RAY_HERE else ray
-            shared = open_until_end.enter_context(serving(data, named, address=address, parts=parts, replicas=replicas))
-            searching = shared.searching
-        app = create_app(data, model=model, token=token, allowed_hosts=names, searching=searching)
+            shared = serving(folder, named, address=address, parts=parts, replicas=replicas)
+            searching = open_until_end.enter_context(shared).searching
+        app = create_app(folder, model=model, token=token, allowed_hosts=names, searching=searching)
         shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         address = f"http://{f'[{shown}]' if ':' in shown else shown}:{listening.getsockname()[1]}/"
-        say(f"serving {data} at {address} (Ctrl-C ends it)")
+        say(f"serving {without_keys(data)} at {address} (Ctrl-C ends it)")
         link = address if token is None else f"{address}?token={token}"
         if open_ and not webbrowser.open(link):
             warn("no browser could be started; open the address yourself")
@@ -110,14 +112,11 @@ def serve_command(
 
 
 def _ray_serving() -> "Callable[..., AbstractContextManager[Parts]]":
-    try:
-        from xsearch.distributed.serving import serving
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("xsearch"):
-            raise
-        raise XSearchError(
-            f"a package of Ray is missing here ({error.name})", remedy="pip install 'xsearch[ray]'"
-        ) from error
+    from xsearch.distributed.cluster import import_ray
+
+    import_ray()
+    from xsearch.distributed.serving import serving
+
     return serving
 
 

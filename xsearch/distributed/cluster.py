@@ -2,12 +2,15 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 
 from xsearch.errors import ClusterError
+
+CONNECT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +35,30 @@ def import_ray() -> ModuleType:
 
 
 @contextmanager
-def joined(address: str | None) -> Iterator[ModuleType]:
-    """Join the cluster at `address`, None starts one on this machine; in the end leave it. One joined before stays so.
+def joined(address: str | None, *, cpus: int | None = None) -> Iterator[ModuleType]:
+    """Join the cluster at `address`, or at RAY_ADDRESS; in the end leave it. One joined before stays so.
 
-    Raises ClusterError if there is none.
+    Where neither is given, one is started on this machine, with so many `cpus` as Ray counts them, which may be more
+    than there are. Raises ClusterError if there is none.
     """
     ray = import_ray()
     if ray.is_initialized():
         yield ray
         return
+    address = address or os.environ.get("RAY_ADDRESS")
     try:
+        if address not in (None, "auto"):  # Ray itself would try for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), CONNECT_S).close()
         with _silent_stderr():
             ray.init(
                 address=address or "local",
+                num_cpus=None if address else cpus,
                 include_dashboard=None if address else False,
-                log_to_driver=False,  # what workers print is not for whoever indexes
+                log_to_driver=False,  # what workers print is not for whoever waits for ours
                 logging_level=logging.ERROR,
             )
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # Ray raises plain ones, too
         raise ClusterError(
             f"there is no Ray cluster at {address or 'this machine'} ({' '.join(str(error).split())[:200]})",
             remedy="start one: `ray start --head` there; where it wants a token: RAY_AUTH_MODE=token",

@@ -55,7 +55,7 @@ class OnRay:
         reports: dict[int, Report] = {}
         again = 0
         try:
-            if cut(plan, 1):  # else there is nothing to start machines for
+            if plan.files or plan.captions or plan.containers:  # else there is nothing to start machines for
                 with joined(self.address) as ray:
                     workers = room_for_workers(ray)
                     pieces = cut(plan, workers.count)

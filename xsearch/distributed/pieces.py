@@ -19,8 +19,10 @@ def cut(plan: RunPlan, workers: int) -> list[RunPlan]:
 
     What is unchanged or vanished is in none of them. The order is the same whatever the machines are.
     """
-    films = [work for work in plan.files if video.is_film(work.file.file)]
-    files = [work for work in plan.files if not video.is_film(work.file.file)]
+    films: list[FileWork] = []
+    files: list[FileWork] = []
+    for work in plan.files:
+        (films if video.is_film(work.file.file) else files).append(work)
     return [
         *(_piece(files=part) for part in _parts(files, workers)),
         *(_piece(files=(film,)) for film in films),

@@ -14,7 +14,6 @@ error.
 """
 
 import logging
-import os
 import socket
 import time
 from collections import OrderedDict
@@ -37,7 +36,8 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from xsearch import __version__
-from xsearch.errors import CommitGone, LibraryDamaged, LibraryNotFound, PartUnavailable, XSearchError
+from xsearch.distributed.cluster import joined
+from xsearch.errors import ClusterError, CommitGone, LibraryDamaged, LibraryNotFound, PartUnavailable, XSearchError
 from xsearch.index.candidates import Candidates, Routes, deepened, packed
 from xsearch.index.exact import Found, best_of, exact_scores, search_exact
 from xsearch.index.plan import SearchSettings
@@ -56,7 +56,6 @@ FIRST_SHARE = 0.25
 """Of this time the first replica has so much: one that hangs is given up, and another one asked."""
 
 AGAIN_S = 0.05
-CONNECT_S = 5.0
 START_S = 120.0
 HEALTH_S = 1.0
 """Serve looks this often whether replicas live, and replaces one that does not say so in HEALTH_TIMEOUT_S thrice."""
@@ -68,8 +67,6 @@ COMMITS = 2
 MASKS = 8
 SCORED_SHARE = 2
 """A part scores so many times its even share of the candidates; what more it turns out to have is scored here."""
-
-STORE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -335,19 +332,16 @@ def serving(
 
     `address` is that of a cluster, to which this machine belongs and whose machines see the library under the same
     path; None starts Ray on this machine, unless RAY_ADDRESS says where it is. `name` is what Serve lists the parts by;
-    what had it before is replaced. Raises XSearchError where there is no such cluster, or it is too small, and as
+    what had it before is replaced. Raises ClusterError where there is no such cluster, or it is too small, and as
     `Manifest.load` does.
     """
     Manifest.load(folder)  # what is not there is told before Ray is started
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    is_own = not ray.is_initialized()
-    if is_own:
-        _connect(address, cpus=(parts or 2) * replicas)
-    try:
+    with joined(address, cpus=(parts or 2) * replicas):
         parts = parts or max(2, sum(node["Alive"] for node in ray.nodes()))
         cpus = int(ray.cluster_resources().get("CPU", 0))
         if parts * replicas > cpus:
-            raise XSearchError(
+            raise ClusterError(
                 f"{parts} parts on {replicas} replicas each want {parts * replicas} CPUs, and the cluster has {cpus}",
                 remedy="fewer with --parts and --replicas, or add machines: `ray start --address`",
             )
@@ -358,29 +352,6 @@ def serving(
             yield Parts(_deployed(folder.resolve(), names, replicas), wait_s)
         finally:
             _delete(name)
-    finally:
-        if is_own:
-            ray.shutdown()
-
-
-def _connect(address: str | None, *, cpus: int) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address is None:
-        # CPUs as Ray counts them: several replicas may share one of this machine's.
-        ray.init("local", num_cpus=cpus, object_store_memory=STORE_BYTES, include_dashboard=False, **quiet)
-        return
-    try:
-        if address != "auto":  # Ray itself would try for minutes
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), CONNECT_S).close()
-        ray.init(address, **quiet)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise XSearchError(
-            f"there is no Ray cluster at {address} that this machine may join",
-            remedy="start one: `ray start --head`; where it wants a token, set RAY_AUTH_MODE=token",
-        ) from error
 
 
 def _delete(name: str, *, but: Sequence[str] = ()) -> None:
@@ -415,5 +386,5 @@ def _deployed(folder: Path, names: Sequence[str], replicas: int) -> list[Deploym
         failed = [one.message for one in of_names if one.status in ("DEPLOY_FAILED", "UNHEALTHY")]
         if failed or time.monotonic() > end_s:
             told = (failed or [f"they are not there after {START_S:.0f} s"])[0].strip().splitlines()[-1]
-            raise XSearchError(f"the replicas cannot be started: {told}", remedy="see `ray status` and `serve status`")
+            raise ClusterError(f"the replicas cannot be started: {told}", remedy="see `ray status` and `serve status`")
         time.sleep(AGAIN_S)

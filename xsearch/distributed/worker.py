@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from xsearch.encoders import Encoder
-from xsearch.errors import ClusterError, EncoderMismatch
+from xsearch.errors import ClusterError, EncoderMismatch, XSearchError
 from xsearch.library.manifest import ShardEntry
 from xsearch.library.shards import Origin, items_table, write_shard
 from xsearch.library.writer import FULL_SHARD_ROWS
@@ -80,8 +80,14 @@ class Worker:
         self._encoder: Encoder | None = None
 
     def open(self) -> None:
-        """Open the encoder. Raises EncoderMismatch if it is not the one that the library has its vectors from."""
-        self._encoder = self._job.open_encoder()
+        """Open the encoder.
+
+        Raises ClusterError if it cannot be opened here, EncoderMismatch if it is not the library's.
+        """
+        try:
+            self._encoder = self._job.open_encoder()
+        except XSearchError as error:
+            raise ClusterError(f"node {self._node}: {error.message}", remedy=error.remedy) from error
         ours, asked = self._encoder.spec, self._job.spec
         if ours.fingerprint != asked.fingerprint:
             raise EncoderMismatch(

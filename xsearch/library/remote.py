@@ -36,6 +36,7 @@ CHECK = "check the URI and its keys"
 LEASE_S = 60.0
 """A writer that has given no sign of life for so long is dead."""
 REFRESH_S = 15.0
+FOLLOW_S = 5.0
 CHUNK_BYTES = 8 << 20
 _LOOKS = 5
 
@@ -58,6 +59,34 @@ def local_folder(data: str | Path) -> Path:
         return own_folder(data)
     remote = Remote(str(data))
     return remote.mirror(remote.cache / "read")
+
+
+@contextmanager
+def following(data: str | Path) -> Iterator[Path]:
+    """Yield what `local_folder` returns, and until the end bring there each new commit of a URI."""
+    folder = local_folder(data)
+    if not is_remote(data):
+        yield folder
+        return
+    over = Event()
+    thread = Thread(target=_follow, args=(Remote(str(data)), folder, over), name="follow", daemon=True)
+    thread.start()
+    try:
+        yield folder
+    finally:
+        over.set()
+        thread.join()
+
+
+def _follow(remote: "Remote", folder: Path, over: Event) -> None:
+    while not over.wait(FOLLOW_S):
+        with suppress(Exception):  # whatever it is, the commit that is here goes on being read
+            remote.mirror(folder)
+
+
+def without_keys(data: str | Path) -> str:
+    """Return a library's place as it may be shown."""
+    return str(Remote(str(data))) if is_remote(data) else str(data)
 
 
 def own_folder(data: str | Path) -> Path:
