@@ -85,7 +85,7 @@ _RAY_ADDRESS = re.compile(r"auto|here|[^/\s]+:\d+")
 def with_ray_address(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with an address behind each `--ray`: typer knows no options whose value may be missing."""
     given: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         given.append(argument)
         if argument == "--ray" and not _RAY_ADDRESS.fullmatch(following):
             given.append(RAY_HERE)
