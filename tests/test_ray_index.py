@@ -326,6 +326,7 @@ def test_workers_for_nodes(of_nodes: list[tuple[int, int]], expected: Workers) -
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
+        ([], []),
         (["index", "--ray", "photos"], ["index", "--ray", "here", "photos"]),
         (["index", "photos", "--ray"], ["index", "photos", "--ray", "here"]),
         (["index", "--ray", "auto", "photos"], ["index", "--ray", "auto", "photos"]),

@@ -60,7 +60,8 @@ def joined(address: str | None, *, cpus: int | None = None) -> Iterator[ModuleTy
             )
     except Exception as error:  # Ray raises plain ones, too
         raise ClusterError(
-            f"there is no Ray cluster at {address or 'this machine'} ({' '.join(str(error).split())[:200]})",
+            f"{f'there is no Ray cluster at {address}' if address else 'Ray cannot be started here'} "
+            f"({' '.join(str(error).split())[:200]})",
             remedy="start one: `ray start --head` there; where it wants a token: RAY_AUTH_MODE=token",
         ) from error
     try:
