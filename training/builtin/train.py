@@ -11,8 +11,9 @@ is mixed and exported as far as it came.
 
 Of the image tower the last five blocks, the last convolution and the head learn, of the text tower the last layers
 and the joint layer. The loss is the symmetric InfoNCE (Radford et al. 2021), texts of one class or picture all
-counting as its own; a batch is made of groups of pictures that look alike, hard negatives of one another. The same
-between texts and halves of two pictures side by side (`halves.py`) keeps patches to what they show. Beside it,
+counting as its own; a batch is made of groups of pictures that look alike, hard negatives of one another. With
+`keep_regions` the same stands between texts and halves of two pictures side by side (`halves.py`), for patches that
+point: what it brings has not been shown yet (`MODEL_CARD.md`), so it is off. Beside it,
 against forgetting (Li & Hoiem 2016), stand two divergences from what was before training: of the probabilities of
 ImageNet's 1,000 classes, and of those that a picture's vector gives to names of things. Weights are averaged over
 steps, and at last between start and end (Wortsman et al. 2022); the share of the end is chosen on the development
@@ -68,7 +69,7 @@ class Recipe:
     keep_names: float = 1.0  # the same of the probabilities of names, as told by the vectors
     names: int = 128  # drawn for each batch
     joined: int = 48  # pairs of pictures side by side in each batch
-    keep_regions: float = 0.5  # weight of the loss by which the halves of these tell their texts
+    keep_regions: float = 0.0  # weight of the loss by which the halves of these tell their texts
     average: float = 0.99
     warm_up_steps: int = 15
     hold_out: bool = False  # one class in five, to see what becomes of things that are not shown
