@@ -21,7 +21,7 @@ sets, which nothing is trained on.
 
 The log beside this file has two runs, neither of them shipped (`MODEL_CARD.md` says why): ten epochs from version 0
 that held one class in five out, to see what is forgotten of things that are not shown, and one epoch that went on
-from version 1 with all classes, two views and the loss of halves.
+from version 1 with all classes, two views and the loss of halves; then 18 steps of it with three weights of that loss.
 """
 
 import argparse
