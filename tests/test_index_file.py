@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import xsearch.index_file as index_file
 from tests.fakes import DIM, SPEC, FakeEncoder, an_item, unit_rows
 from xsearch.index.calibrate import calibrate
 from xsearch.index.exact import search_exact
@@ -65,6 +66,13 @@ def test_new_rows_are_added_without_training(tmp_path: Path, trainings: list[int
     np.testing.assert_array_equal(found.rows, expected.rows)
     assert found.rows[1:, 0].tolist() == [500, 1200, 1499]
     assert 3 not in found.rows
+
+
+def test_of_a_large_library_fewer_than_a_fifth_are_scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_file, "TAIL_ROWS", 150)
+    grow(tmp_path, 0, 2000, kind=IndexKind.IVFPQ, targets=EASY)
+    assert grow(tmp_path, 2000, 150) == []
+    assert grow(tmp_path, 3000, 1) == ["adding 151 vectors to the index"]
 
 
 def test_it_is_trained_anew_when_the_library_has_doubled(tmp_path: Path, trainings: list[int]) -> None:

@@ -35,8 +35,11 @@ def test_a_table_of_segments_reads_like_one_array(lengths: list[int], start: int
     read = np.concatenate([np.empty((0, 3), np.float32), *(block for _, block in blocks)])
     np.testing.assert_array_equal(read, whole[start:].astype(np.float32))
     if len(whole):
-        wanted = np.random.default_rng(1).integers(0, len(whole), 10)
-        np.testing.assert_array_equal(table.take(wanted), whole[wanted].astype(np.float32))
+        for count in (3, 60):  # few are taken one by one
+            wanted = np.random.default_rng(1).integers(0, len(whole), count)
+            np.testing.assert_array_equal(table.take(wanted), whole[wanted].astype(np.float32))
+            in_order = np.sort(wanted)
+            np.testing.assert_array_equal(table.take(in_order), whole[in_order].astype(np.float32))
 
 
 @pytest.mark.parametrize("row", [-1, 2])

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 # An index file up to this size is checked against its checksum whenever it is opened, a larger one by `xsearch verify`.
 CHECKED_ON_OPEN_BYTES = 256 << 20
 
-# Rows that came after the index was built are scanned exactly, until they are this share of all.
+# Rows that came after the index was built are scanned exactly, until they are this share of all, or so many that the
+# scan takes some twenty milliseconds.
 TAIL_SHARE = 0.2
+TAIL_ROWS = 100_000
 CALIBRATION_QUERIES = 1_000
 PICTURES = (Kind.IMAGE, Kind.FRAME)
 
@@ -90,7 +92,7 @@ def keep_index(
     suits = entry is not None and targets == before and living <= RETRAIN_GROWTH * entry.details["trained_rows"]
     if entry is not None and suits and not anew and not _is_damaged(library):
         newer = len(library) - entry.rows
-        if newer <= TAIL_SHARE * len(library):
+        if newer <= min(TAIL_SHARE * len(library), TAIL_ROWS):
             return
         on_stage(f"adding {newer:,} vectors to the index")
         if _add(writer, library, entry, plan, encoder, targets):

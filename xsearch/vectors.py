@@ -9,6 +9,9 @@ from xsearch.types import Embeddings
 
 BLOCK_ROWS = 8192
 
+ROWS_A_CALL = 4
+"""To take rows of an array by one call of numpy costs as much as to take so many one by one."""
+
 
 def l2_normalize(vectors: ArrayLike) -> Embeddings:
     """Return (n, dim) float32 with unit rows. A zero row stays zero; a row that is not finite raises ValueError."""
@@ -52,6 +55,12 @@ class VectorTable:
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"row out of range 0..{len(self) - 1}")
         taken = np.empty((len(rows), self.dim), np.float16)
+        if len(rows) < ROWS_A_CALL * len(self._segments):
+            segment_of = np.searchsorted(self._starts, rows, side="right") - 1
+            places = zip(segment_of.tolist(), (rows - self._starts[segment_of]).tolist(), strict=True)
+            for place, (at, row) in enumerate(places):
+                taken[place] = self._segments[at][row]
+            return widened(taken)
         if len(rows) < 2 or (rows[1:] >= rows[:-1]).all():
             ends = np.searchsorted(rows, self._starts).tolist()
             for low, high, first, segment in zip(ends, ends[1:], self._starts, self._segments, strict=False):
