@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import schemathesis
+import schemathesis.specs.openapi.schemas  # now, while no other thread runs: see below
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -13,6 +14,8 @@ from tests.serving import items_of, make_library
 from xsearch.encoders import get_encoder
 from xsearch.serve.app import create_app
 
+# pytest rewrites the modules of its plugins, schemathesis among them, when they are first imported; Python 3.11 may
+# fail at that ("AST constructor recursion depth mismatch") where another thread parses at the same time.
 EXAMPLES = 25
 HEADERS = {"Host": "localhost"}
 
