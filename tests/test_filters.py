@@ -217,7 +217,7 @@ def test_a_few_removed_rows_cost_one_search(world: World, monkeypatch: pytest.Mo
 def test_empty_lists_are_passed_over(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     # The first search finds nothing, and so does one twice as wide: that is no reason to be content, nor to scan all.
     measured = world.calibration.settings
-    nearest = world.index.candidates(world.texts[:1], SearchSettings(3 * measured.nprobe, N))
+    nearest = world.index.scan(world.index.routes(world.texts[:1], 3 * measured.nprobe), N).rows
     allowed = world.library.alive.copy()
     allowed[nearest[nearest >= 0]] = False
     assert np.count_nonzero(allowed) > N / 4

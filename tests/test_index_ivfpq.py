@@ -197,7 +197,7 @@ def test_rows_that_were_dead_at_the_build_are_not_in_the_index(world: World, tab
     steps: list[tuple[int, int]] = []
     plan = plan_index(N, DIM, kind=IndexKind.IVFPQ)
     index = IvfPq.build(table, plan, allowed=live, on_progress=lambda added, total: steps.append((added, total)))
-    rows = index.candidates(world.texts[:100], ALL_LISTS)
+    rows = index.scan(index.routes(world.texts[:100], index.nlist), ALL_LISTS.depth).rows
     assert (rows[:, :380] >= 0).all()
     assert live[rows[rows >= 0]].all()
     assert index.rows == N
@@ -227,8 +227,7 @@ def test_settings_travel_with_the_query(index: IvfPq, table: VectorTable, world:
 
 def test_a_build_is_repeatable(table: VectorTable, index: IvfPq, world: World) -> None:
     again = IvfPq.build(table, plan_index(N, DIM, kind=IndexKind.IVFPQ))
-    settings = SearchSettings(8, 50)
-    first, second = (i.candidates(world.texts[:50], settings) for i in (index, again))
+    first, second = (one.scan(one.routes(world.texts[:50], 8), 50).rows for one in (index, again))
     assert recall(first, second) > 0.999
 
 
@@ -253,8 +252,9 @@ def test_a_saved_index_answers_the_same_even_when_its_file_is_gone(
 def test_rows_added_through_hnsw_lie_where_their_query_looks(table: VectorTable) -> None:
     plan = dataclasses.replace(plan_index(N, DIM, kind=IndexKind.IVFPQ), nlist=2_048, hnsw=True)
     rows = np.arange(0, N, 6)
-    nearest_list = IvfPq.build(table, plan).candidates(table.take(rows), SearchSettings(nprobe=1, depth=200))
-    assert np.mean((nearest_list == rows[:, None]).any(axis=1)) > 0.999
+    index = IvfPq.build(table, plan)
+    nearest_list = index.scan(index.routes(table.take(rows), nprobe=1), 200)
+    assert np.mean((nearest_list.rows == rows[:, None]).any(axis=1)) > 0.999
 
 
 def damaged_copies(whole: bytes) -> Iterator[bytes]:

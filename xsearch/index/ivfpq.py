@@ -150,22 +150,6 @@ class IvfPq:
         except (OSError, struct.error, RuntimeError, MemoryError) as error:
             raise LibraryDamaged(f"the index file {path} cannot be read: {error}") from error
 
-    def candidates(
-        self,
-        queries: NDArray[np.float32],
-        settings: SearchSettings,
-        *,
-        allowed: NDArray[np.bool_] | None = None,
-    ) -> NDArray[np.int64]:
-        """Return (q, settings.depth) int64 rows, the likeliest first by their codes, padded with -1.
-
-        Those that `Candidates.kept` says.
-        """
-        routes = self.routes(queries, settings.nprobe, allowed=allowed)
-        found = self.scan(routes, settings.depth + 1, allowed=None if allowed is None else packed(allowed))
-        places = np.arange(settings.depth)
-        return np.where(places < found.kept(settings.depth)[:, None], found.rows[:, : settings.depth], -1)
-
     def routes(self, queries: NDArray[np.float32], nprobe: int, *, allowed: NDArray[np.bool_] | None = None) -> Routes:
         """Return the `nprobe` lists for each of (q, dim) float32 queries.
 
