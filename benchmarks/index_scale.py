@@ -181,7 +181,7 @@ class Spent(Thread):
             time.sleep(0.1)
 
     def _look(self) -> None:
-        self._most_kb = max(self._most_kb, _status_kb("RssAnon"))
+        self._most_kb = max(self._most_kb, status_kb("RssAnon"))
 
     def told(self) -> dict[str, float]:
         self._look()
@@ -190,11 +190,11 @@ class Spent(Thread):
             "wall_s": time.perf_counter() - self._start_s,
             "cpu_s": used.ru_utime + used.ru_stime,
             "peak_mb": self._most_kb / 1024,
-            "peak_with_mapped_mb": _status_kb("VmHWM") / 1024,
+            "peak_with_mapped_mb": status_kb("VmHWM") / 1024,
         }
 
 
-def _status_kb(name: str) -> int:
+def status_kb(name: str) -> int:
     return int(Path("/proc/self/status").read_text("ascii").partition(f"{name}:")[2].split()[0])
 
 

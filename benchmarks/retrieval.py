@@ -53,14 +53,17 @@ def _measure(path: Path, encoder: Encoder) -> list[dict[str, object]]:
 
         texts = [text for _, text in captions]
         owner = np.array([i for i, _ in captions])
-        answers = searcher.query_batch(texts, k=max(KS), kind="image")
+        # The library has the captions that are asked for: what is meant is found without their words.
+        answers = searcher.query_batch(texts, k=max(KS), kind="image", words=False, group="none")
         found_pictures = [[hit.path for hit in hits] for hits in answers]
         text_to_image = [
             _recall([str(pictures[i]) in found[:k] for i, found in zip(owner, found_pictures, strict=True)]) for k in KS
         ]
 
         own_texts = [set(row["captions"]) for row in table]
-        found_texts = [[hit.text for hit in searcher.query(image=file, k=max(KS), kind="text")] for file in pictures]
+        found_texts = [
+            [hit.text for hit in searcher.query(image=file, k=max(KS), kind="text", group="none")] for file in pictures
+        ]
         image_to_text = [
             _recall([not own.isdisjoint(found[:k]) for own, found in zip(own_texts, found_texts, strict=True)])
             for k in KS

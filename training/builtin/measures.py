@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from names import other_class_texts
 from numpy.typing import NDArray
 from pictures import SIDE_PX, Pictures, decoded, drawn, frozen_maps, frozen_stages, read_pictures
 from PIL import Image
@@ -55,12 +56,16 @@ class CaptionedSet:
 
 @dataclass(frozen=True, slots=True)
 class Development:
-    """What runs are compared by. The held-out classes are told among all classes of their sets."""
+    """What runs are compared by.
+
+    The held-out classes are told among all classes of their sets, and among these and all others of ImageNet.
+    """
 
     captioned: list[CaptionedSet]
     held_out: NDArray[np.float16]
     outlines: NDArray[np.float16]
     classes: list[str]
+    others: list[str]
     own: list[int]
 
     def measure(
@@ -77,7 +82,9 @@ class Development:
             points = pointing(patches, np.stack([first, np.roll(first, -1, axis=0)], axis=1))
             found |= {f"{one.name} points": points[0], f"{one.name} points against": points[1]}
         classes = encode_texts(self.classes)
-        found["held-out classes"] = top1(encode_maps(self.held_out)[0], classes, self.own)
+        held_out = encode_maps(self.held_out)[0]
+        found["held-out classes"] = top1(held_out, classes, self.own)
+        found["held-out of all"] = top1(held_out, np.concatenate([classes, encode_texts(self.others)]), self.own)
         found["their outlines"] = top1(encode_maps(self.outlines)[0], classes, self.own)
         return {name: round(value, 4) for name, value in found.items()}
 
@@ -108,7 +115,8 @@ def read_development(
     shown = [Image.fromarray(decoded(image)) for image in held_out.images]
     outlines = [Image.fromarray(drawn(np.asarray(one))) for one in shown]
     own = [classes.index(texts[0].lower()) for texts in held_out.texts]
-    return Development(captioned, frozen_maps(session, shown), frozen_maps(session, outlines), classes, own)
+    others = other_class_texts(classes)
+    return Development(captioned, frozen_maps(session, shown), frozen_maps(session, outlines), classes, others, own)
 
 
 def _beside(left: Image.Image, right: Image.Image) -> Image.Image:

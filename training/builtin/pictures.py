@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pyarrow.parquet as pq
+from names import NAMED
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
@@ -25,7 +26,6 @@ from xsearch.types import RGBImage
 FROZEN_OUTPUT = "/_blocks.15/_project_conv/Conv_output_0"
 OUTPUTS = [FROZEN_OUTPUT, "/_fc/Gemm_output_0", "embedding"]
 
-NAMED = "a photo of "
 MEAN, STD = 127 / 255, 128 / 255
 SIDE_PX = 224
 CHUNK_PICTURES = 8

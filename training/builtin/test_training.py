@@ -10,8 +10,9 @@ import onnxruntime
 import pytest
 import torch
 from graphs import _places, _store, read_image_tower, read_learned, write_tower
-from halves import beside, halves, pointing_loss
+from halves import beside, halves
 from measures import pointing, recalls, top1
+from names import PROMPTS, class_texts, other_class_texts, prompted
 from onnx import numpy_helper
 from pictures import (
     OUTPUTS as CACHED,
@@ -31,6 +32,7 @@ from pictures import (
 from PIL import Image
 from torch import nn
 from towers import FrozenDepthwise, ImageTower
+from train import draw_texts, symmetric_loss
 
 from xsearch.encoders.onnx import BUILTIN_DIR
 
@@ -176,11 +178,50 @@ def test_halves_are_of_the_picture_that_stands_there(columns: int, above: bool) 
 
 def test_halves_that_tell_their_own_text_cost_nothing() -> None:
     own = torch.eye(4)
-    assert pointing_loss(50 * own, own).item() == pytest.approx(0, abs=1e-6)
-    assert pointing_loss(torch.zeros(4, 4), own).item() == pytest.approx(np.log(4))
-    assert pointing_loss(50 * own.roll(2, 0), own).item() == pytest.approx(50)  # the other half's
+    assert symmetric_loss(50 * own, own).item() == pytest.approx(0, abs=1e-6)
+    assert symmetric_loss(torch.zeros(4, 4), own).item() == pytest.approx(np.log(4))
+    assert symmetric_loss(50 * own.roll(2, 0), own).item() == pytest.approx(50)  # the other half's
     shared = torch.tensor([[1.0, 1], [1, 1]])  # both halves have the same text
-    assert pointing_loss(torch.zeros(2, 2), shared).item() == pytest.approx(np.log(2))
+    assert symmetric_loss(torch.zeros(2, 2), shared).item() == pytest.approx(np.log(2))
+
+
+def test_texts_of_a_picture_are_its_own_and_no_other_text_is() -> None:
+    texts = [["a dog", "a dog runs", "two ears"], ["a photo of a cat"], ["A photo of a cat"], ["a dog", "grass"]]
+    for seed in range(20):
+        drawn, same = draw_texts(texts, 2, random.Random(seed))
+        assert len(drawn) == 6
+        assert all(text in own for text, own in zip(drawn, texts, strict=False))  # a text of each comes first
+        assert len({drawn[i] for i in (0, 4)}) == len({drawn[i] for i in (3, 5)}) == 2
+        for i, own in enumerate(texts):
+            lower = {text.lower() for text in own}
+            shown = {drawn[j].lower() for j in range(6) if same[i, j]}
+            assert shown <= lower
+            assert shown >= {drawn[i].lower()}
+        assert same[1].tolist() == same[2].tolist() == [0, 1, 1, 0, 0, 0]
+        assert same[0].sum() == (3 if "a dog" in (drawn[0], drawn[4]) and "a dog" in (drawn[3], drawn[5]) else 2)
+
+
+def test_more_texts_than_pictures() -> None:
+    own = torch.tensor([[1.0, 0, 1], [0, 1, 0]])
+    assert symmetric_loss(torch.zeros(2, 3), own).item() == pytest.approx((np.log(3) + np.log(2)) / 2)
+    assert symmetric_loss(50 * own, own).item() == pytest.approx(np.log(2) / 4)  # two texts share one picture's rows
+
+
+def test_names_of_imagenets_classes() -> None:
+    texts = class_texts()
+    assert texts["a photo of a tench"] == texts["a photo of a Tinca tinca"] == 0
+    assert texts["a photo of an ibex"] == 350
+    assert "a photo of a crane" not in texts  # a bird and a machine
+    others = other_class_texts(["a photo of a tinca tinca", "a photo of a sofa"])
+    assert len(others) == len(set(texts.values())) - 1
+    assert "a photo of a goldfish" in others
+    assert "a photo of a tench" not in others
+
+
+def test_captions_are_not_put_into_prompts() -> None:
+    rng = random.Random(0)
+    assert {prompted("a photo of a cat", rng) for _ in range(50)} == {prompt.format("a cat") for prompt in PROMPTS}
+    assert prompted("a cat on a photo of grass", rng) == "a cat on a photo of grass"
 
 
 def test_a_crop_is_half_of_the_picture_or_more() -> None:

@@ -91,9 +91,18 @@ class ImageTower(nn.Module):
         patches = (self.w2(wide) + self.skip(normal)).float()
         weights = functional.softmax(self.at(wide).float(), dim=1)
         whole = (patches * weights).sum(dim=1)
-        said = self.cp(functional.softmax(self.fc_scale * logits, dim=1) @ self.ct).float()
-        whole = whole + self.cp_scale * said * whole.norm(dim=1, keepdim=True)
+        whole = whole + self.class_part(logits) * whole.norm(dim=1, keepdim=True)
         return functional.normalize(whole, dim=1), functional.normalize(patches, dim=2), weights.squeeze(2), logits
+
+    def class_part(self, logits: Tensor) -> Tensor:
+        """Return (n, 384), what the class texts add to a picture; its length is its weight beside the patches."""
+        expected: Tensor = self.cp(functional.softmax(self.fc_scale * logits, dim=1) @ self.ct)
+        return self.cp_scale * expected.float()
+
+    def weigh_class_part(self, times: float) -> None:
+        with torch.no_grad():
+            for one in self.cp.parameters():
+                one.mul_(times)
 
 
 class TextTower(nn.Module):

@@ -17,7 +17,8 @@ point: what it brings has not been shown yet (`MODEL_CARD.md`), so it is off. Be
 against forgetting (Li & Hoiem 2016), stand two divergences from what was before training: of the probabilities of
 ImageNet's 1,000 classes, and of those that a picture's vector gives to names of things. Weights are averaged over
 steps, and at last between start and end (Wortsman et al. 2022); the share of the end is chosen on the development
-sets, which nothing is trained on.
+sets, which nothing is trained on. Captions make the class texts weigh less in a picture, and rare things are then
+told less surely: they get back the weight that they had at the start.
 
 The log beside this file has two runs, neither of them shipped (`MODEL_CARD.md` says why): ten epochs from version 0
 that held one class in five out, to see what is forgotten of things that are not shown, and one epoch that went on
@@ -31,7 +32,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,10 +41,11 @@ from typing import Any
 import numpy as np
 import torch
 from graphs import read_image_tower, read_learned, read_text_tower, write_tower
-from halves import beside, halves, pointing_loss
+from halves import beside, halves
 from measures import Development, read_development
+from names import class_texts, prompted
 from numpy.typing import NDArray
-from pictures import VIEWS, Pictures, cache_views, split, wait_while
+from pictures import VIEWS, Pictures, cache_views, is_name, split, wait_while
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -59,6 +61,7 @@ class Recipe:
     batch: int = 256
     group: int = 4  # so many pictures that look alike come into a batch together, as hard negatives of one another
     class_share: float = 0.5  # of the class-named pictures, in each epoch: captions are what is scarce
+    captions: int = 2  # of a picture in each batch, where it has as many
     dropout: float = 0.3
     tuned_layers: int = 4
     rate_blocks: float = 1e-4
@@ -67,9 +70,9 @@ class Recipe:
     weight_decay: float = 0.05
     keep_classes: float = 1.0  # weight of the divergence from the class probabilities before training
     keep_names: float = 1.0  # the same of the probabilities of names, as told by the vectors
-    names: int = 128  # drawn for each batch
+    names: int = 192  # drawn for each batch, of those in training and of ImageNet's classes
     joined: int = 48  # pairs of pictures side by side in each batch
-    keep_regions: float = 0.0  # weight of the loss by which the halves of these tell their texts
+    keep_regions: float = 0.5  # weight of the loss by which the halves of these tell their texts
     average: float = 0.99
     warm_up_steps: int = 15
     hold_out: bool = False  # one class in five, to see what becomes of things that are not shown
@@ -77,7 +80,7 @@ class Recipe:
 
 
 NEIGHBOURS = 32
-PROMPTS = ("a photo of {}", "{}", "a picture of {}", "a close-up of {}", "a photograph showing {}")
+WEIGHED = 1024  # pictures by which the weight of the class texts is told
 SHARES = (0.7, 0.8, 0.9, 1.0)
 AS_GOOD = 0.005  # recall that is given away for a smaller share, which forgets less
 MAX_TOKENS = 48
@@ -129,12 +132,12 @@ def main() -> None:
         end = torch.load(checkpoint)["end"]
         recall = {}
         for share in SHARES:
-            run.load(_between(start, end, share))
+            run.mix(start, end, share)
             found = run.measure(development)
             recall[share] = development.recall(found)
             note(share=share, **found)
         chosen = min(share for share in SHARES if recall[share] >= max(recall.values()) - AS_GOOD)
-        run.load(_between(start, end, chosen))
+        run.mix(start, end, chosen)
         note(chosen=chosen)
     options.out.mkdir(parents=True, exist_ok=True)
     for tower, name in ((run.image, "image.onnx"), (run.text, "text.onnx")):
@@ -181,11 +184,13 @@ class Run:
             {"params": [self.logit_scale], "lr": recipe.rate_heads, "weight_decay": 0.0},
         ]
         self._optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
-        self._names = sorted({pictures.texts[i][0] for i in shown if len(pictures.texts[i]) == 1})
+        self._names = sorted({pictures.texts[i][0] for i in shown if is_name(pictures.texts[i])} | class_texts().keys())
         self.text.eval()
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             self._known_names = self.encode_texts(self._names)
         self._neighbours = _neighbours(self._known[0])
+        self._weighed = sorted(random.Random(recipe.seed).sample(shown, min(WEIGHED, len(shown))))
+        self._class_weight = self._weight_of_class_part()
         self._steps = recipe.epochs * (len(self._order()) // recipe.batch)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
         self.average = self.weights()
@@ -202,7 +207,7 @@ class Run:
         """
         share = self._recipe.class_share
         texts = self._pictures.texts
-        kept = [i for i in self._shown if len(texts[i]) > 1 or self._rng.random() < share]
+        kept = [i for i in self._shown if not is_name(texts[i]) or self._rng.random() < share]
         self._rng.shuffle(kept)
         left = dict.fromkeys(kept)
         groups = []
@@ -216,7 +221,7 @@ class Run:
         return [i for group in groups for i in group]
 
     def epoch(self) -> float:
-        """Take every picture once, in a random view and with one of its texts; return the mean loss."""
+        """Take every picture once, in a random view and with some of its texts; return the mean loss."""
         order, size = self._order(), self._recipe.batch
         self.image.train()
         self.text.train()
@@ -232,18 +237,13 @@ class Run:
         before = np.stack([self._logits[view][row] for view, row in zip(views, rows, strict=True)])
         known = np.stack([self._known[view][row] for view, row in zip(views, rows, strict=True)])
         names = self._rng.sample(range(len(self._names)), min(self._recipe.names, len(self._names)))
-        texts = [self._rng.choice(self._pictures.texts[row]) for row in rows]
-        # Pictures of one class share their texts; so do the few that were given the same caption.
-        lower = np.array([text.lower() for text in texts])
-        same = torch.from_numpy((lower[:, None] == lower[None, :]).astype(np.float32))
+        texts, same = draw_texts([self._pictures.texts[row] for row in rows], self._recipe.captions, self._rng)
         with torch.autocast("cpu", torch.bfloat16):
             shown, _, _, logits = self.image(_as_maps(maps))
-            said = self.encode_texts([self._said(text) for text in texts])
+            said = self.encode_texts([prompted(text, self._rng) for text in texts])
             named = self.encode_texts([self._names[i] for i in names])
         pointing = self._pointing(maps, said, same) if self._recipe.keep_regions else torch.tensor(0.0)
-        scores = self.logit_scale.exp() * shown @ said.T
-        targets = same / same.sum(dim=1, keepdim=True)
-        matching = (functional.cross_entropy(scores, targets) + functional.cross_entropy(scores.T, targets)) / 2
+        matching = symmetric_loss(self.logit_scale.exp() * shown @ said.T, same)
         classes = _divergence(logits, torch.from_numpy(before).float())
         told = LOGIT_SCALE * torch.from_numpy(known).float() @ self._known_names[names].T
         forgetting = self._recipe.keep_classes * classes
@@ -266,17 +266,12 @@ class Run:
             patches = self.image(_as_maps(both.swapaxes(2, 3) if above else both))[1]
         at = [*range(n), *range(middle, middle + n)]
         scores = self.logit_scale.exp() * halves(patches, columns, above=above) @ said[at].T
-        return pointing_loss(scores, same[at][:, at])
+        return symmetric_loss(scores, same[at][:, at])
 
     def _decay(self) -> float:
         """The average forgets the start quickly at first: after t steps it holds the last t/10 and more."""
         steps: int = self._schedule.last_epoch
         return min(self._recipe.average, steps / (steps + 10))
-
-    def _said(self, text: str) -> str:
-        """Return a class name in one of several prompts, and captions as they are."""
-        name = text.removeprefix("a photo of ")
-        return text if name == text else self._rng.choice(PROMPTS).format(name)
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         """Return unit vectors (n, 384), texts of like length encoded together."""
@@ -308,6 +303,17 @@ class Run:
             for name, one in self._learning():
                 one.copy_(weights[name])
 
+    def mix(self, start: dict[str, Tensor], end: dict[str, Tensor], share: float) -> None:
+        """Load weights between start and end, the class texts weighing in a picture what they did before training."""
+        self.load({name: start[name].lerp(end[name], share) for name in end})
+        self.image.weigh_class_part(self._class_weight / self._weight_of_class_part())
+
+    def _weight_of_class_part(self) -> float:
+        self.image.eval()
+        with torch.no_grad():
+            logits = self.image(_as_maps(self._maps[0][self._weighed]))[3]
+            return self.image.class_part(logits).norm(dim=1).mean().item()
+
     def _learning(self) -> Iterator[tuple[str, nn.Parameter]]:
         yield "logit_scale", self.logit_scale
         for prefix, tower in (("image", self.image), ("text", self.text)):
@@ -332,6 +338,30 @@ class Run:
         return np.concatenate([one.numpy() for one, _ in found]), np.concatenate([one.numpy() for _, one in found])
 
 
+def draw_texts(texts: Sequence[Sequence[str]], most: int, rng: random.Random) -> tuple[list[str], Tensor]:
+    """Return a text of each of n pictures, then further ones up to `most` of each: m in all.
+
+    And (n, m), 1 where a text is a picture's: those of one class share their texts, a few others a caption.
+    """
+    drawn = [rng.sample(own, min(most, len(own))) for own in texts]
+    owned = [(at, own[place]) for place in range(most) for at, own in enumerate(drawn) if place < len(own)]
+    owner = functional.one_hot(torch.tensor([at for at, _ in owned])).T.float()
+    alike = _same([text.lower() for _, text in owned])
+    return [text for _, text in owned], (owner @ alike > 0).float()
+
+
+def symmetric_loss(scores: Tensor, same: Tensor) -> Tensor:
+    """Return the InfoNCE of scores (n, m) in both directions (Radford et al. 2021); `same` is 1 where a pair is one."""
+    by_row, by_column = (one / one.sum(dim=1, keepdim=True) for one in (same, same.T))
+    return (functional.cross_entropy(scores, by_row) + functional.cross_entropy(scores.T, by_column)) / 2
+
+
+def _same(texts: Sequence[str]) -> Tensor:
+    """Return (n, n), 1 where two texts are equal."""
+    keys = np.array(texts)
+    return torch.from_numpy((keys[:, None] == keys[None, :]).astype(np.float32))
+
+
 def _divergence(logits: Tensor, before: Tensor) -> Tensor:
     """Return how far the probabilities of rows are from what they were (Kullback & Leibler), their mean."""
     probabilities = functional.softmax(before, dim=1)
@@ -348,10 +378,6 @@ def _neighbours(vectors: NDArray[np.float16]) -> NDArray[np.int64]:
 
 def _as_maps(maps: NDArray[np.float16]) -> Tensor:
     return torch.from_numpy(maps.astype(np.float32)).contiguous(memory_format=torch.channels_last)
-
-
-def _between(start: dict[str, Tensor], end: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    return {name: start[name].lerp(end[name], share) for name in end}
 
 
 if __name__ == "__main__":
