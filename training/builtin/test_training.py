@@ -1,5 +1,6 @@
 """What the scripts beside this file compute: `pytest training/builtin`. No data and no network."""
 
+import copy
 import io
 import random
 from pathlib import Path
@@ -58,6 +59,21 @@ def test_frozen_stages_and_tower_are_the_graph(tower: ImageTower, pictures: list
     expected = onnxruntime.InferenceSession(IMAGE_ONNX).run(OUTPUTS, {"pixels": pixels(pictures)})
     for one, other in zip(found, expected, strict=False):
         np.testing.assert_allclose(one.numpy(), other, atol=2e-3)  # maps are kept as float16
+
+
+def test_the_weight_of_the_class_texts_can_be_set(tower: ImageTower) -> None:
+    before = copy.deepcopy(tower)
+    logits = torch.randn(5, 1000, generator=torch.Generator().manual_seed(0))
+    maps = torch.rand(2, 208, 7, 7, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tower.weigh_class_part(1.5)
+        torch.testing.assert_close(tower.class_part(logits), 1.5 * before.class_part(logits))
+        (weighed, patches, *_), (vectors, same_patches, *_) = tower(maps), before(maps)
+        tower.weigh_class_part(1 / 1.5)
+        torch.testing.assert_close(tower(maps)[0], vectors)
+    torch.testing.assert_close(patches, same_patches)
+    own = nn.functional.normalize(before.class_part(before(maps)[3]), dim=1)
+    assert ((weighed * own).sum(dim=1) > (vectors * own).sum(dim=1)).all()
 
 
 def test_every_view_is_kept_as_the_graph_sees_it(pictures: list[Image.Image], tmp_path: Path) -> None:

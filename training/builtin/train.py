@@ -10,19 +10,21 @@ epoch, the weights at start and end (`weights.pt`). Where these are there nothin
 is mixed and exported as far as it came.
 
 Of the image tower the last five blocks, the last convolution and the head learn, of the text tower the last layers
-and the joint layer. The loss is the symmetric InfoNCE (Radford et al. 2021), texts of one class or picture all
-counting as its own; a batch is made of groups of pictures that look alike, hard negatives of one another. With
-`keep_regions` the same stands between texts and halves of two pictures side by side (`halves.py`), for patches that
-point: what it brings has not been shown yet (`MODEL_CARD.md`), so it is off. Beside it,
-against forgetting (Li & Hoiem 2016), stand two divergences from what was before training: of the probabilities of
-ImageNet's 1,000 classes, and of those that a picture's vector gives to names of things. Weights are averaged over
+and the joint layer. The loss is the symmetric InfoNCE (Radford et al. 2021) of pictures and two texts of each, those
+of one class or picture all counting as its own; a batch is made of groups of pictures that look alike, hard negatives
+of one another. The same stands between texts and halves of two pictures side by side (`halves.py`), for patches that
+point. Beside it, against forgetting (Li & Hoiem 2016), stand two divergences from what was before training: of the
+probabilities of ImageNet's 1,000 classes, and of those that a picture's vector gives to names of things, those classes'
+synonyms in WordNet among them (`names.py`). Weights are averaged over
 steps, and at last between start and end (Wortsman et al. 2022); the share of the end is chosen on the development
 sets, which nothing is trained on. Captions make the class texts weigh less in a picture, and rare things are then
 told less surely: they get back the weight that they had at the start.
 
-The log beside this file has two runs, neither of them shipped (`MODEL_CARD.md` says why): ten epochs from version 0
-that held one class in five out, to see what is forgotten of things that are not shown, and one epoch that went on
-from version 1 with all classes, two views and the loss of halves; then 18 steps of it with three weights of that loss.
+The log beside this file has five runs, told by the line of their recipe. Not shipped: ten epochs from version 0 that
+held one class in five out; one epoch that went on from version 1, and 18 steps of it with three weights of the loss of
+halves; two epochs from version 0 without that loss and with it, the second also with one by which the classes' own
+vectors tell their names (`anchors`), which brought nothing. The last is version 2, mixed twice: with the class texts
+weighing what they weighed after training, and what they weighed at the start, as it is shipped.
 """
 
 import argparse
