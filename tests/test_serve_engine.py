@@ -71,7 +71,7 @@ def test_those_that_wait_are_encoded_in_one_call(library: Path) -> None:
     texts = [f"text {n}" for n in range(MAX_BATCH + 10)]
     found = together(*(engine.search(Query(text=text), Options(5)) for text in texts), gate=gate)
     of_queries = [[text for text in batch if text.startswith("text")] for batch in gate.batches]
-    assert [len(batch) for batch in of_queries if batch] == [MAX_BATCH, 10]
+    assert sorted(len(batch) for batch in of_queries if batch) == [10, MAX_BATCH]  # two threads: either may come first
     searcher = Searcher(library, encoder=FakeEncoder())
     assert [ids(one) for one in found] == [ids(searcher.query(text, k=5)) for text in texts]
 
@@ -212,12 +212,22 @@ def test_a_new_commit_is_found_and_no_request_fails(tmp_path: Path, sources: Pat
     assert 'xsearch_items{kind="image"} 3.0' in told
 
 
+def remove(data: Path) -> None:
+    """Remove a library in which the server may be keeping its words just now."""
+
+    def is_gone() -> bool:
+        shutil.rmtree(data, ignore_errors=True)
+        return not data.exists()
+
+    until(is_gone)
+
+
 @pytest.mark.parametrize(
     "harm",
     [
         lambda data: (data / MANIFEST).write_text("{"),
         lambda data: (data / MANIFEST).unlink(),
-        lambda data: shutil.rmtree(data),
+        lambda data: remove(data),
     ],
 )
 def test_a_commit_that_cannot_be_opened_leaves_the_old_one_answering(
@@ -235,7 +245,7 @@ def test_a_commit_that_cannot_be_opened_leaves_the_old_one_answering(
         (hit,) = client.get("/api/v1/search", params={"q": "a cat"}).json()["hits"]
         assert client.get(f"/api/v1/items/{hit['item_id']}/thumbnail").status_code == 200
         assert "xsearch_failed_reloads_total 1.0" in client.get("/metrics").text
-        shutil.rmtree(data, ignore_errors=True)
+        remove(data)
         shutil.copytree(kept, data)
         until(lambda: client.get("/api/v1/health").json()["status"] == "ok")
 
