@@ -460,8 +460,12 @@ def test_a_fault_of_ours_is_one_line_and_2(home: Path, run_xsearch: RunXsearch, 
 def test_a_library_of_another_encoder_is_refused(home: Path, library: Path, run_xsearch: RunXsearch) -> None:
     manifest = Manifest.load(library)
     replace(manifest, fingerprint=replace(manifest.fingerprint, weights="0" * 16)).save(library)
-    assert_refused(run_xsearch("query", "a lion", "--data", library), "not the encoder", "leave out --model")
-    assert_refused(run_xsearch("index", "pics", "--data", library, cwd=home), "holds vectors of", "--data")
+    for command in (("query", "a lion"), ("index", "pics")):
+        done = run_xsearch(*command, "--data", library, cwd=home)
+        assert_refused(done, f"{library} holds vectors of another version of builtin", "`xsearch migrate --data")
+    done = run_xsearch("migrate", "--model", "builtin", "--data", library)
+    assert " items with vectors of builtin, before of another version; embedded " in done.stdout
+    assert run_xsearch("query", "a lion", "--data", library).returncode == 0
 
 
 def test_a_second_writer_is_told_and_readers_are_not_kept(home: Path, library: Path, run_xsearch: RunXsearch) -> None:

@@ -294,7 +294,10 @@ def test_an_encoder_of_another_space_is_refused(data: Path, encoder: Encoder) ->
     spec = encoder.spec
     for change in ({"weights": "0" * 16}, {"preprocessing": "crop-224-bicubic"}, {"dim": 512}):
         other: Any = SimpleNamespace(spec=replace(spec, fingerprint=replace(spec.fingerprint, **change)))
-        with pytest.raises(EncoderMismatch, match="leave out --model"):
+        with pytest.raises(EncoderMismatch, match=r"another version of builtin; `xsearch migrate --data .* builtin`"):
+            Searcher(data, encoder=other)
+        other.spec = replace(other.spec, name="another")
+        with pytest.raises(EncoderMismatch, match="holds vectors of builtin, not of another; leave out --model"):
             Searcher(data, encoder=other)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xsearch.bank import read_bank
 from xsearch.encoders import Encoder, get_encoder
-from xsearch.errors import EncoderMismatch, LibraryDamaged, QueryError, SourceError, Undecodable
+from xsearch.errors import LibraryDamaged, QueryError, SourceError, Undecodable
 from xsearch.index.exact import Found
 from xsearch.index.plan import SearchSettings
 from xsearch.index.search import RowSearch, search
@@ -131,10 +131,8 @@ class Searcher:
             name = model or self.library.manifest.encoder
             self.encoder = encoder or get_encoder(name)
         if self.encoder.spec.fingerprint != self.library.manifest.fingerprint:
-            raise EncoderMismatch(
-                f"{data} holds vectors of {self.library.manifest.encoder}; {name} is not the encoder that made them",
-                remedy="leave out --model and XSEARCH_MODEL, or index anew into another folder with --data",
-            )
+            remedy = "leave out --model and XSEARCH_MODEL, or index anew into another folder with --data"
+            raise self.library.manifest.mismatch(data, self.encoder.spec, remedy=remedy)
 
     def query(
         self,

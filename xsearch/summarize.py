@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from xsearch.encoders import Encoder
-from xsearch.errors import EncoderMismatch, QueryError, SourceError, Undecodable
+from xsearch.errors import QueryError, SourceError, Undecodable
 from xsearch.index.exact import search_exact
 from xsearch.library import Library
 from xsearch.media.video import frames, probe
@@ -67,10 +67,8 @@ def summarize(
     if length < 1:
         raise QueryError(f"a summary has at least 1 frame, not {length}")
     if texts is not None and texts.manifest.fingerprint != encoder.spec.fingerprint:
-        raise EncoderMismatch(
-            f"{texts.folder} holds vectors of {texts.manifest.encoder}, not of {encoder.spec.name}",
-            remedy=f"summarize with {texts.manifest.encoder}, or without this library",
-        )
+        remedy = f"summarize with {texts.manifest.encoder}, or without this library"
+        raise texts.manifest.mismatch(texts.folder, encoder.spec, remedy=remedy)
     with _naming(film):
         duration_s = probe(film).duration_s
         found, vectors = _watched(film, encoder, lambda seen_s: on_progress(seen_s, duration_s))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xsearch.bank import read_bank
 from xsearch.encoders import Encoder
-from xsearch.errors import EncoderMismatch, QueryError
+from xsearch.errors import QueryError
 from xsearch.labels import Labels, clean_labels, label_vectors
 from xsearch.library import Library, LibraryWriter
 from xsearch.library.tags import counts, keep_tags, write_labels
@@ -34,10 +34,7 @@ def tag(data: Path, labels: Sequence[str], encoder: Encoder, *, threshold: float
         raise QueryError(f"{threshold:g} is no probability", remedy="name a threshold above 0 and up to 1")
     library = Library.open(data)
     if library.manifest.fingerprint != encoder.spec.fingerprint:
-        raise EncoderMismatch(
-            f"{data} holds vectors of {library.manifest.encoder}, not of {encoder.spec.name}",
-            remedy="leave out --model and XSEARCH_MODEL",
-        )
+        raise library.manifest.mismatch(data, encoder.spec, remedy="leave out --model and XSEARCH_MODEL")
     vectors = label_vectors(encoder.encode_texts, names)
     given = Labels(names, vectors, read_bank(data, encoder), encoder.spec.logit_scale, threshold)
     with LibraryWriter(data) as writer:

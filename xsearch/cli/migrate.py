@@ -43,6 +43,7 @@ def migrate_command(
         print_json(asdict(report) | {"seconds": round(report.seconds, 3)})
     else:
         say(
-            f"{counted(report.items, 'item')} with vectors of {model}, before of {report.before}; "
+            f"{counted(report.items, 'item')} with vectors of {model}, "
+            f"before of {'another version' if report.before == model else report.before}; "
             f"embedded {report.embedded:,} in {report.seconds:.1f} s"
         )

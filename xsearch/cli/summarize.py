@@ -89,10 +89,8 @@ def _comparable(library: "Library | None", encoder: "Encoder") -> "Library | Non
     """Return the library if the vectors of the encoder can be compared with it."""
     if library is None or library.manifest.fingerprint == encoder.spec.fingerprint:
         return library
-    warn(
-        f"{library.folder} holds vectors of {library.manifest.encoder}, not of {encoder.spec.name}: "
-        "the frames have no titles"
-    )
+    mismatch = library.manifest.mismatch(library.folder, encoder.spec, remedy="")
+    warn(f"{mismatch.message}: the frames have no titles")
     return None
 
 

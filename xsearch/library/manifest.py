@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xsearch.errors import LibraryDamaged, LibraryNotFound, LibraryTooNew
+from xsearch.errors import EncoderMismatch, LibraryDamaged, LibraryNotFound, LibraryTooNew
 from xsearch.library.files import replacing
-from xsearch.types import Fingerprint
+from xsearch.types import EncoderSpec, Fingerprint
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -88,6 +88,18 @@ class Manifest:
         with replacing(folder / MANIFEST) as temporary:
             body = json.dumps(asdict(self), separators=(",", ":")).removesuffix("}")
             temporary.write_bytes(f"{body}{_SEAL}{_sealed(body)}".encode())
+
+    def mismatch(self, where: Path | str, spec: EncoderSpec, *, remedy: str) -> EncoderMismatch:
+        """Return the error for a library in `where` whose vectors are not of this encoder.
+
+        To another version of the same one there is a way; `remedy` is for an encoder of another name.
+        """
+        if spec.name == self.encoder:
+            return EncoderMismatch(
+                f"{where} holds vectors of another version of {spec.name}",
+                remedy=f"`xsearch migrate --data {where} --model {spec.name}` brings them to this one",
+            )
+        return EncoderMismatch(f"{where} holds vectors of {self.encoder}, not of {spec.name}", remedy=remedy)
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xsearch.errors import EncoderMismatch, LibraryDamaged, LibraryLocked, LibraryNotFound
+from xsearch.errors import LibraryDamaged, LibraryLocked, LibraryNotFound
 from xsearch.library.files import TEMPORARY, file_sha256, replacing
 from xsearch.library.library import Library
 from xsearch.library.manifest import MANIFEST, IndexEntry, Manifest, ShardEntry
@@ -154,10 +154,8 @@ class LibraryWriter:
                 raise
             manifest.save(self.folder)
         if self._spec is not None and self._spec.fingerprint != manifest.fingerprint:
-            raise EncoderMismatch(
-                f"{self.folder} holds vectors of {manifest.encoder}, not of {self._spec.name}",
-                remedy="leave out --model, or name another folder with --data",
-            )
+            remedy = "leave out --model, or name another folder with --data"
+            raise manifest.mismatch(self.folder, self._spec, remedy=remedy)
         return manifest
 
     def _clean(self) -> None:
