@@ -18,7 +18,7 @@ from typing import Any
 import faiss
 import numpy as np
 from index_peers import enlarged, real_vectors
-from index_scale import status_kb
+from index_scale import made_up_items, status_kb
 from report import report
 
 from xsearch import Searcher
@@ -26,7 +26,7 @@ from xsearch.encoders import get_encoder
 from xsearch.index.ivfpq import ADDING_EF
 from xsearch.index.plan import HNSW_LINKS
 from xsearch.library import LibraryWriter
-from xsearch.types import Embeddings, Item, Kind, item_id
+from xsearch.types import Embeddings
 from xsearch.vectors import l2_normalize
 
 REDUCED_DIM = 192
@@ -62,9 +62,7 @@ def _memory_bytes(pictures: Embeddings, n: int, options: argparse.Namespace) -> 
         with LibraryWriter(folder, get_encoder().spec) as writer:
             first = 0
             for block in enlarged(pictures, n, np.random.default_rng(0)):
-                names = [str(first + i) for i in range(len(block))]
-                items = [Item(item_id(Path(name)), Kind.IMAGE, "/", name, 0, 0, name) for name in names]
-                writer.add(items, block)
+                writer.add(made_up_items(first, len(block)), block)
                 first += len(block)
     script = [sys.executable, __file__, *sys.argv[1:], "--answer", str(folder)]
     return 1024 * int(subprocess.run(script, stdout=subprocess.PIPE, check=True, text=True).stdout)

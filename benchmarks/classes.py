@@ -3,8 +3,9 @@
     python benchmarks/classes.py --pictures DIR --data-dir DIR [--models builtin onnx:FOLDER ...]
 
 The files of PICTURES are named by WordNet's ids, `n01440764_tench.JPEG`, as those of
-github.com/EliSchwartz/imagenet-sample-images are; nothing was trained on them or chosen by them. DATA-DIR holds the
-Parquet files `train-*` of the built-in encoder: classes of which these have pictures are told apart from the others.
+github.com/EliSchwartz/imagenet-sample-images are; nothing was trained on them, but they showed what version 2 of the
+built-in encoder mends (its model card). DATA-DIR holds the Parquet files `train-*` of that encoder: classes of which
+these have pictures are told apart from the others.
 """
 
 import argparse

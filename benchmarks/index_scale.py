@@ -159,10 +159,14 @@ def _add(options: argparse.Namespace, folder: Path, encoder: Turned, n: int, *, 
         first = writer.manifest.rows
         for block in enlarged(pictures, n, rng):
             noise = scale * rng.standard_normal((len(block), options.dim), np.float32)
-            names = [str(first + i) for i in range(len(block))]
-            items = [Item(item_id(Path(name)), Kind.IMAGE, "/", name, 0, 0, name) for name in names]
-            writer.add(items, l2_normalize(encoder.turn(block) + noise))
+            writer.add(made_up_items(first, len(block)), l2_normalize(encoder.turn(block) + noise))
             first += len(block)
+
+
+def made_up_items(first: int, n: int) -> list[Item]:
+    """Return n pictures of no file, told apart by numbers from `first` on."""
+    names = [str(first + i) for i in range(n)]
+    return [Item(item_id(Path(name)), Kind.IMAGE, "/", name, 0, 0, name) for name in names]
 
 
 class Spent(Thread):

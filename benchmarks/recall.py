@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from index_scale import made_up_items
 from PIL import Image
 from report import report
 
@@ -23,7 +24,7 @@ from xsearch.index.exact import search_exact
 from xsearch.index.plan import IndexKind, SearchSettings
 from xsearch.index_file import Targets, keep_index, open_index
 from xsearch.library import Library, LibraryWriter
-from xsearch.types import Embeddings, Item, Kind, Modality, item_id
+from xsearch.types import Embeddings, Modality
 from xsearch.vectors import l2_normalize
 
 ANSWERS = (10, 100)
@@ -63,8 +64,7 @@ def _measure(
     data: Path, indexed: Embeddings, asking: dict[Modality, Embeddings], encoder: Encoder
 ) -> list[dict[str, object]]:
     with LibraryWriter(data, encoder.spec) as writer:
-        items = [Item(item_id(Path(str(i))), Kind.IMAGE, "/", str(i), 0, 0, str(i)) for i in range(len(indexed))]
-        writer.add(items, indexed)
+        writer.add(made_up_items(0, len(indexed)), indexed)
         keep_index(writer, encoder, kind=IndexKind.IVFPQ, targets=Targets())
     library = Library.open(data)
     index, entry = open_index(library), library.manifest.index
