@@ -432,14 +432,14 @@ def test_a_sample_that_cannot_be_read_has_its_archive_read_again(
 
 
 def test_a_missing_source_stops_it_before_anything_is_done(pictures: Path, tmp_path: Path) -> None:
-    other = tmp_path / "drive"
+    other = tmp_path / "my drive"
     picture(other / "a.png", 50)
     index([other], pictures, FakeEncoder())
     before = Manifest.load(pictures)
     shutil.rmtree(other)
     other.mkdir()  # as the mount point of a drive
     encoder = NewEncoder()
-    with pytest.raises(SourceError, match=rf"{other} is missing or empty: 1 pictures .* `xsearch forget {other}`"):
+    with pytest.raises(SourceError, match=rf"{other} is missing or empty: 1 pictures .* `xsearch forget '{other}'`"):
         migrate.migrate(pictures, encoder)
     assert encoder.pictures_encoded == 0
     assert Manifest.load(pictures) == before
@@ -478,7 +478,8 @@ def test_an_encoder_that_the_library_has_changes_nothing(pictures: Path) -> None
 def test_a_migration_that_was_begun_is_not_thrown_away(pictures: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         migrate.migrate(pictures, Watched(8, interrupt))
-    with pytest.raises(EncoderMismatch, match=r"a migration to new was begun in .*next; finish it"):
+    finish = f"finish it, `xsearch migrate --data {pictures} --model new`, or delete that folder"
+    with pytest.raises(EncoderMismatch, match=f"a migration to new was begun in {pictures / 'next'}; {finish}"):
         migrate.migrate(pictures, NewEncoder(name="third"))
     encoder = NewEncoder()
     report = migrate.migrate(pictures, encoder)

@@ -301,6 +301,15 @@ def test_an_encoder_of_another_space_is_refused(data: Path, encoder: Encoder) ->
             Searcher(data, encoder=other)
 
 
+def test_the_way_to_another_version_is_one_that_a_shell_takes(data: Path, encoder: Encoder) -> None:
+    manifest = Library.open(data).manifest
+    remedy = {where: manifest.mismatch(where, encoder.spec, remedy="").remedy for where in ("my pictures", "s3://a/b")}
+    assert remedy["my pictures"].startswith("`xsearch migrate --data 'my pictures' --model builtin` ")
+    assert remedy["s3://a/b"] == (
+        "make it anew with `xsearch index`, at another URI: `xsearch migrate` works in a folder"
+    )
+
+
 def test_the_same_encoder_in_another_folder_is_taken(data: Path, tmp_path: Path, searcher: Searcher) -> None:
     for file in BUILTIN_DIR.iterdir():
         (tmp_path / file.name).symlink_to(file)

@@ -1,5 +1,13 @@
 """Errors carry what is wrong and the command that mends it; `cli/` prints them as one line."""
 
+import shlex
+from pathlib import Path
+
+
+def command(*words: str | Path) -> str:
+    """Return a command line as a remedy names it: in backquotes, and between them as a shell takes it."""
+    return f"`{shlex.join(map(str, words))}`"
+
 
 class XSearchError(Exception):
     """Base of all errors that a person can mend. `remedy` is a sentence or a command, may be empty."""

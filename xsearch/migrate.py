@@ -25,7 +25,15 @@ from numpy.typing import NDArray
 
 from xsearch import bank
 from xsearch.encoders import Encoder
-from xsearch.errors import EncoderMismatch, LibraryLocked, LibraryNotFound, SourceError, Undecodable, XSearchError
+from xsearch.errors import (
+    EncoderMismatch,
+    LibraryLocked,
+    LibraryNotFound,
+    SourceError,
+    Undecodable,
+    XSearchError,
+    command,
+)
 from xsearch.index.plan import IndexKind, plan_index
 from xsearch.index_file import keep_index
 from xsearch.labels import Labels, label_vectors
@@ -91,7 +99,7 @@ def migrate(
     """
     start_s = time.monotonic()
     before = Manifest.load(data)
-    _refuse_another(data / NEXT, encoder.spec)
+    _refuse_another(data, encoder.spec)
     run = _Run(data, encoder, on_progress, on_stage)
     if before.fingerprint != encoder.spec.fingerprint:
         run.go_over()
@@ -377,15 +385,17 @@ def _locked(data: Path, held: ExitStack, on_stage: Callable[[str], None]) -> Lib
             time.sleep(LOCKED_S)
 
 
-def _refuse_another(begun: Path, spec: EncoderSpec) -> None:
+def _refuse_another(data: Path, spec: EncoderSpec) -> None:
+    begun = data / NEXT
     try:
         manifest = Manifest.load(begun)
     except LibraryNotFound:
         return
     if manifest.fingerprint != spec.fingerprint:
+        finish = command("xsearch", "migrate", "--data", data, "--model", manifest.encoder)
         raise EncoderMismatch(
             f"a migration to {manifest.encoder} was begun in {begun.parent}",
-            remedy=f"finish it, `xsearch migrate --model {manifest.encoder}`, or delete that folder",
+            remedy=f"finish it, {finish}, or delete that folder",
         )
 
 
@@ -409,7 +419,7 @@ def _refuse_missing_sources(library: Library, units: Iterable[_Unit]) -> None:
         if source not in present:
             raise SourceError(
                 f"{source} is missing or empty: {count:,} pictures of it cannot be embedded anew",
-                remedy=f"mount it and run this again, or let go of them: `xsearch forget {source}`",
+                remedy=f"mount it and run this again, or let go of them: {command('xsearch', 'forget', source)}",
             )
 
 

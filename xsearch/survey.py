@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xsearch.errors import SourceError
+from xsearch.errors import SourceError, command
 from xsearch.library import FileState, Library
 from xsearch.media import images, texts, video
 from xsearch.sources import tables
@@ -150,7 +150,7 @@ def survey(
         if of_source and not found.holds_any_of(source):
             found.notes.append(
                 f"{source} holds nothing to index: none of the {of_source} files known there was removed; "
-                f"if they are gone for good: `xsearch forget {source}`"
+                f"if they are gone for good: {command('xsearch', 'forget', source)}"
             )
         else:
             found.settled.append(source)

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Event
 from typing import Self
 
-from xsearch.errors import LibraryLocked, SourceError, XSearchError
+from xsearch.errors import LibraryLocked, SourceError, XSearchError, command
 from xsearch.sources.containers import COCO_PREFIX, HUB_PREFIX
 from xsearch.sources.folder import LIBRARY_FILES
 
@@ -164,7 +164,8 @@ def _place(source: str) -> Path:
         if folder.name and folder.is_dir():
             return folder.absolute()
     raise SourceError(
-        f"{source} is not on this machine: nothing would tell of its changes", remedy=f"`xsearch index {source}`"
+        f"{source} is not on this machine: nothing would tell of its changes",
+        remedy=command("xsearch", "index", source),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xsearch.errors import EncoderMismatch, LibraryDamaged, LibraryNotFound, LibraryTooNew
+from xsearch.errors import EncoderMismatch, LibraryDamaged, LibraryNotFound, LibraryTooNew, command
 from xsearch.library.files import replacing
 from xsearch.types import EncoderSpec, Fingerprint
 
@@ -94,11 +94,13 @@ class Manifest:
 
         To another version of the same one there is a way; `remedy` is for an encoder of another name.
         """
+        from xsearch.library.remote import is_remote
+
         if spec.name == self.encoder:
-            return EncoderMismatch(
-                f"{where} holds vectors of another version of {spec.name}",
-                remedy=f"`xsearch migrate --data {where} --model {spec.name}` brings them to this one",
-            )
+            way = f"{command('xsearch', 'migrate', '--data', where, '--model', spec.name)} brings them to this one"
+            if is_remote(where):
+                way = "make it anew with `xsearch index`, at another URI: `xsearch migrate` works in a folder"
+            return EncoderMismatch(f"{where} holds vectors of another version of {spec.name}", remedy=way)
         return EncoderMismatch(f"{where} holds vectors of {self.encoder}, not of {spec.name}", remedy=remedy)
 
     @classmethod
