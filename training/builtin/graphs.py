@@ -1,6 +1,7 @@
 """Weights read out of a pair of ONNX graphs, and written back into them.
 
-The graphs stay as they are and only weights change, so interface and speed of the result are those of the start.
+The graphs stay as they are and only weights change, so interface and speed of the result are those of the start; only
+what a layer of the text tower rounds is divided first, channel by channel.
 Pictures' weights are float16, cast when the graph is loaded; matrices of the text tower are int8, with a scale
 for each column: with one for all, as version 0 had, 1.5 points of recall are lost.
 """
@@ -13,7 +14,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import GraphProto, TensorProto, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from towers import ImageTower, TextTower
 
@@ -35,27 +36,36 @@ def read_text_tower(text_onnx: Path, minilm: Path, tuned_layers: int) -> TextTow
     return tower
 
 
-def read_learned(tower: nn.Module, start: Path, later: Path) -> None:
-    """Put into `tower` what learns of it as `later` holds it, a graph that `write_tower` made of `start`."""
-    places, held = _places(onnx.load(start).graph), {one.name: one for one in onnx.load(later).graph.initializer}
-    with torch.no_grad():
-        for name, parameter in tower.named_parameters():
-            if parameter.requires_grad:
-                at, transposed = places[name][0]
-                array = _fetch(held, at)
-                parameter.copy_(torch.from_numpy(np.ascontiguousarray(array.T if transposed else array)))
+def write_tower(tower: nn.Module, start: Path, out: Path, divisors: Mapping[str, Tensor] | None = None) -> None:
+    """Write the graph of `start` with the weights of `tower`; what the tower does not hold stays as it is.
 
-
-def write_tower(tower: nn.Module, start: Path, out: Path) -> None:
-    """Write the graph of `start` with the weights of `tower`; what the tower does not hold stays as it is."""
+    What the layers in `divisors` take in is divided by theirs before it is rounded (`smoothing.py`).
+    """
     model = onnx.load(start)
     held = {one.name: one for one in model.graph.initializer}
     places = _places(model.graph)
     for name, weights in tower.state_dict().items():
+        layer, _, kind = name.rpartition(".")
+        divisor = (divisors or {}).get(layer) if kind == "weight" else None
+        array = (weights if divisor is None else weights * divisor).float().numpy()
         for at, transposed in places.get(name, ()):
-            array = weights.float().numpy()
             _store(held, at, array.T if transposed else array)
+    _divide(model.graph, divisors or {})
     onnx.save(model, out)
+
+
+def _divide(graph: GraphProto, divisors: Mapping[str, Tensor]) -> None:
+    """Put a multiplication before the rounding of what each layer takes in; some take in the same."""
+    rounding = {node.output[0]: node for node in graph.node if node.op_type == "DynamicQuantizeLinear"}
+    for node in [one for one in graph.node if one.op_type == "MatMulInteger" and _module(one) in divisors]:
+        rounded = rounding.pop(node.input[0], None)
+        if rounded is not None:
+            inverse, divided = (f"{rounded.input[0]}_{what}" for what in ("inverse", "divided"))
+            array = (1 / divisors[_module(node)]).float().numpy()
+            graph.initializer.append(numpy_helper.from_array(array, inverse))
+            at = list(graph.node).index(rounded)
+            graph.node.insert(at, helper.make_node("Mul", [rounded.input[0], inverse], [divided]))
+            graph.node[at + 1].input[0] = divided
 
 
 def _load(module: nn.Module, graph: GraphProto, prefix: str = "") -> None:
@@ -84,14 +94,17 @@ def _places(graph: GraphProto) -> dict[str, list[tuple[str, bool]]]:
     for node in graph.node:
         if node.op_type not in WEIGHTED:
             continue
-        module = node.name.strip("/").replace("/", ".").rpartition(".")[0].removesuffix("_1")
         for parameter, tensor in zip(("weight", "bias"), node.input[1:3], strict=False):
             held = cast.get(tensor, tensor)
             if held in names and not held.endswith("_zero_point"):
                 place = (held, WEIGHTED[node.op_type])
-                known = places.setdefault(f"{module}.{parameter}", [])
+                known = places.setdefault(f"{_module(node)}.{parameter}", [])
                 known.extend([place] if place not in known else [])
     return places
+
+
+def _module(node: NodeProto) -> str:
+    return str(node.name).strip("/").replace("/", ".").rpartition(".")[0].removesuffix("_1")
 
 
 def _fetch(held: Mapping[str, TensorProto], name: str) -> NDArray[np.float32]:
