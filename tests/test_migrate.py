@@ -245,7 +245,7 @@ def test_samples_of_archives_and_tables_go_over(tmp_path: Path) -> None:
     assert sorted(Path(hit.path).name for hit in same) == ["some.tar.gz#a", "some.tar.gz#d", "table.parquet#3"]
     assert {hit.open() for hit in same} == {pictures[0]}  # by the column that was named
     (tmp_path / "some.tar.gz").unlink()
-    with pytest.raises(SourceError, match=r"some\.tar\.gz is missing or empty: 4 pictures"):
+    with pytest.raises(SourceError, match=r"some\.tar\.gz is missing or empty: its pictures \(4\)"):
         migrate.migrate(data, FakeEncoder())
 
 
@@ -439,7 +439,7 @@ def test_a_missing_source_stops_it_before_anything_is_done(pictures: Path, tmp_p
     shutil.rmtree(other)
     other.mkdir()  # as the mount point of a drive
     encoder = NewEncoder()
-    with pytest.raises(SourceError, match=rf"{other} is missing or empty: 1 pictures .* `xsearch forget '{other}'`"):
+    with pytest.raises(SourceError, match=rf"{other} is missing or empty: its pictures \(1\) .* `xsearch forget '{other}'`"):
         migrate.migrate(pictures, encoder)
     assert encoder.pictures_encoded == 0
     assert Manifest.load(pictures) == before

@@ -22,14 +22,14 @@ TEMPLATES = (
     "there is {} in the picture",
 )
 """A label is the mean of these. The average precision of 36 everyday labels on 650 pictures, with the built-in encoder,
-is .473; with "{}" alone .441, with seven that CLIP's authors chose for ImageNet .479 (`benchmarks/tagging.py`)."""
+is .478; with "{}" alone .450, with seven that CLIP's authors chose for ImageNet .483 (`benchmarks/tagging.py`)."""
 
 SLOPE, OFFSET = 0.55, 0.71
 """Fitted with version 0 of the built-in encoder, half on everyday labels of which several hold at once, half on classes
-that exclude one another. Of the labels that version 2 gives at .5, .84 to .92 are right on everyday photographs, and
-seven in ten or more among classes; the mean error of the probabilities is .04 to .06 there and .01 to .14 here
+that exclude one another. Of the labels that version 3 gives at .5, .83 to .92 are right on everyday photographs, and
+seven in ten or more among classes; the mean error of the probabilities is .04 to .05 there and .01 to .14 here
 (`benchmarks/tagging.py`). How far a label stands above generic texts, whatever the other labels, tells as well among
-everyday ones, but gives one sea animal the names of all: average precision .81 instead of .99.
+everyday ones, but gives one sea animal the names of all: average precision .80 instead of .99.
 """
 
 _TINY = 1e-30

@@ -418,7 +418,7 @@ def _refuse_missing_sources(library: Library, units: Iterable[_Unit]) -> None:
     for source, count in missing.items():
         if source not in present:
             raise SourceError(
-                f"{source} is missing or empty: {count:,} pictures of it cannot be embedded anew",
+                f"{source} is missing or empty: its pictures ({count:,}) cannot be embedded anew",
                 remedy=f"mount it and run this again, or let go of them: {command('xsearch', 'forget', source)}",
             )
 
