@@ -439,7 +439,7 @@ def test_a_missing_source_stops_it_before_anything_is_done(pictures: Path, tmp_p
     shutil.rmtree(other)
     other.mkdir()  # as the mount point of a drive
     encoder = NewEncoder()
-    with pytest.raises(SourceError, match=rf"{other} is missing or empty: its pictures \(1\) .* `xsearch forget '{other}'`"):
+    with pytest.raises(SourceError, match=rf"{other} is missing or empty: its pictures \(1\).* forget '{other}'`"):
         migrate.migrate(pictures, encoder)
     assert encoder.pictures_encoded == 0
     assert Manifest.load(pictures) == before
