@@ -73,8 +73,8 @@ def explain(encoder: Encoder, text: str, picture: PictureSource, *, against: Seq
     """Return where a picture (path, bytes, Pillow image or array) shows what a text says.
 
     Heat is told against other texts: `against`, by default generic ones. For two photographs side by side and the
-    caption of one, the built-in encoder points at its half in 92 of 100, as the cosine alone does, but with .84 of the
-    heat in place of .72; against the caption of the other in 99 of 100 (benchmarks/explain.py).
+    caption of one, the built-in encoder points at its half in 95 of 100, as the cosine alone does, but with .88 of the
+    heat in place of .81; against the caption of the other in 99 of 100 (benchmarks/explain.py).
 
     Raises QueryError, Undecodable, and EncoderUnavailable for a model without vectors of regions or words.
     """
@@ -113,7 +113,7 @@ def reranked(
     """Return (n,) scores of pictures for a text, higher is better: late interaction beside the cosines (n,) so far.
 
     COSINE_SHARE * cosine + (1 - COSINE_SHARE) * `late_interaction`, in batches as the pictures come. With the built-in
-    encoder late interaction alone loses (recall@1 of 500 photographs .26 against .35 of the cosine) and the mixture
+    encoder late interaction alone loses (recall@1 of 500 photographs .29 against .40 of the cosine) and the mixture
     neither gains nor loses (benchmarks/explain.py). Raises as `explain` does.
     """
     _, vectors = _words(encoder, text)

@@ -41,16 +41,16 @@ def write_tower(tower: nn.Module, start: Path, out: Path, divisors: Mapping[str,
 
     What the layers in `divisors` take in is divided by theirs before it is rounded (`smoothing.py`).
     """
+    divisors = divisors or {}
     model = onnx.load(start)
     held = {one.name: one for one in model.graph.initializer}
     places = _places(model.graph)
     for name, weights in tower.state_dict().items():
         layer, _, kind = name.rpartition(".")
-        divisor = (divisors or {}).get(layer) if kind == "weight" else None
-        array = (weights if divisor is None else weights * divisor).float().numpy()
+        array = (weights * divisors.get(layer, 1) if kind == "weight" else weights).float().numpy()
         for at, transposed in places.get(name, ()):
             _store(held, at, array.T if transposed else array)
-    _divide(model.graph, divisors or {})
+    _divide(model.graph, divisors)
     onnx.save(model, out)
 
 

@@ -96,12 +96,13 @@ class Manifest:
         """
         from xsearch.library.remote import is_remote
 
-        if spec.name == self.encoder:
-            way = f"{command('xsearch', 'migrate', '--data', where, '--model', spec.name)} brings them to this one"
-            if is_remote(where):
-                way = "make it anew with `xsearch index`, at another URI: `xsearch migrate` works in a folder"
-            return EncoderMismatch(f"{where} holds vectors of another version of {spec.name}", remedy=way)
-        return EncoderMismatch(f"{where} holds vectors of {self.encoder}, not of {spec.name}", remedy=remedy)
+        if spec.name != self.encoder:
+            return EncoderMismatch(f"{where} holds vectors of {self.encoder}, not of {spec.name}", remedy=remedy)
+        if is_remote(where):
+            remedy = "make it anew with `xsearch index`, at another URI: `xsearch migrate` works in a folder"
+        else:
+            remedy = f"{command('xsearch', 'migrate', '--data', where, '--model', spec.name)} brings them to this one"
+        return EncoderMismatch(f"{where} holds vectors of another version of {spec.name}", remedy=remedy)
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
