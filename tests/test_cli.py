@@ -371,7 +371,7 @@ def test_nothing_found_is_1(home: Path, run_xsearch: RunXsearch, tmp_path: Path)
         (["query", "a", "--near", "1,2"], ["'1,2' is not LAT,LON,KM"]),
         (["query", "a", "--fusion", "sum"], ["there is no fusion 'sum'"]),
         (["query", " "], ["the query is empty"]),
-        (["query", "a", "--data", "missing"], ["no library in missing", "`xsearch index SOURCE`"]),
+        (["query", "a", "--data", "missing"], ["no library in missing", "`xsearch index SOURCE --data missing`"]),
         (["query", "a", "--data", "pics/note.txt"], ["no library in pics/note.txt"]),
         (["query", "a", "--model", "nonsense"], ["no encoder called 'nonsense'", "`xsearch models`"]),
         (["query", "--image", "missing.jpg"], ["missing.jpg is not a file"]),

@@ -81,7 +81,7 @@ def test_a_name_may_be_allowed(locked: TestClient) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}"}
     assert locked.get(SEARCH, headers=headers | {"Host": "nas.home:8000"}).status_code == 200
     problem = problem_of(locked.get(SEARCH, headers=headers | {"Host": "nas.example"}), 403)
-    assert problem["remedy"] == "if it is: xsearch serve --allow-host nas.example"
+    assert problem["remedy"] == "if it is: `xsearch serve --allow-host nas.example`"
 
 
 @pytest.mark.parametrize(

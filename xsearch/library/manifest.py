@@ -112,9 +112,8 @@ class Manifest:
         except (FileNotFoundError, NotADirectoryError) as error:
             if any((folder / "shards").glob("*.parquet")):
                 raise _unreadable(folder, error) from error
-            raise LibraryNotFound(
-                f"there is no library in {folder}", remedy="make one: `xsearch index SOURCE`"
-            ) from error
+            remedy = f"make one: {command('xsearch', 'index', 'SOURCE', '--data', folder)}"
+            raise LibraryNotFound(f"there is no library in {folder}", remedy=remedy) from error
         except OSError as error:
             raise _unreadable(folder, error) from error
         return cls.parse(written, folder)

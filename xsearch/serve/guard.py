@@ -24,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from xsearch.errors import command
 from xsearch.serve.models import Problem
 
 API = "/api/"
@@ -102,9 +103,8 @@ class Guard:
         """Return the answer to a request that comes from the wrong place."""
         host = _host(request.headers.get("host", ""))
         if host not in self._hosts and not _is_address(host):
-            return problem_response(
-                Problem.of(403, f"this server is not called {host!r}", f"if it is: xsearch serve --allow-host {host}")
-            )
+            remedy = f"if it is: {command('xsearch', 'serve', '--allow-host', host)}"
+            return problem_response(Problem.of(403, f"this server is not called {host!r}", remedy))
         if _is_cross_site(request):
             return problem_response(Problem.of(403, "another site's page asks", "open the address itself"))
         length = request.headers.get("content-length", "0")
