@@ -19,6 +19,8 @@ from xsearch.types import RGBImage
 # More than a chunk of the image tower, and not a multiple of it.
 N_PICTURES = 19
 
+SIDE_PX, SIDE = 256, 8
+
 TEXTS = [
     "a dog",
     "A cat on grass, sitting.",
@@ -38,7 +40,7 @@ def encoder() -> Encoder:
 @pytest.fixture(scope="module")
 def pictures(photos: Path) -> list[RGBImage]:
     files = sorted(photos.glob("*/*"))[::5][:N_PICTURES]
-    return [decode_image(file.read_bytes(), 224)[0] for file in files]
+    return [decode_image(file.read_bytes(), SIDE_PX)[0] for file in files]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,7 @@ def assert_unit_rows(rows: NDArray[np.float32]) -> None:
 def test_vectors_are_unit_rows_of_the_dimension_it_says(encoder: Encoder, vectors: NDArray[np.float32]) -> None:
     texts = encoder.encode_texts(TEXTS)
     assert encoder.spec.dim == 384
+    assert encoder.spec.image_px == SIDE_PX
     assert vectors.shape == (N_PICTURES, 384)
     assert texts.shape == (len(TEXTS), 384)
     assert_unit_rows(vectors)
@@ -79,7 +82,11 @@ def test_nothing_in_is_nothing_out(encoder: Encoder) -> None:
     assert encoder.encode_images([]).shape == (0, 384)
     assert encoder.encode_texts([]).shape == (0, 384)
     patches = encoder.encode_patches([])
-    assert (patches.vectors.shape, patches.weights.shape, patches.grid) == ((0, 49, 384), (0, 49), (7, 7))
+    assert (patches.vectors.shape, patches.weights.shape, patches.grid) == (
+        (0, SIDE**2, 384),
+        (0, SIDE**2),
+        (SIDE, SIDE),
+    )
     assert encoder.encode_words([]) == []
 
 
@@ -101,7 +108,7 @@ def test_texts_and_pictures_of_one_thing_are_nearest(encoder: Encoder, photos: P
         "gradio/lion.jpg": "a lion",
         "psychopy/lake.jpg": "a lake",
     }
-    shown = encoder.encode_images([decode_image((photos / name).read_bytes(), 224)[0] for name in captions])
+    shown = encoder.encode_images([decode_image((photos / name).read_bytes(), SIDE_PX)[0] for name in captions])
     said = encoder.encode_texts(list(captions.values()))
     np.testing.assert_array_equal(np.argmax(said @ shown.T, axis=1), np.arange(len(captions)))
     np.testing.assert_array_equal(np.argmax(shown @ said.T, axis=1), np.arange(len(captions)))
@@ -111,8 +118,8 @@ def test_patches_are_shares_of_their_picture(
     encoder: Encoder, pictures: list[RGBImage], vectors: NDArray[np.float32]
 ) -> None:
     patches = encoder.encode_patches(pictures)
-    assert patches.grid == (7, 7)
-    assert patches.vectors.shape == (N_PICTURES, 49, 384)
+    assert patches.grid == (SIDE, SIDE)
+    assert patches.vectors.shape == (N_PICTURES, SIDE**2, 384)
     assert_unit_rows(patches.vectors)
     assert patches.weights.min() >= 0
     np.testing.assert_allclose(patches.weights.sum(axis=1), 1, atol=1e-5)
@@ -128,15 +135,16 @@ def test_patches_lie_where_the_picture_has_them(encoder: Encoder, photos: Path) 
     lion, fruit = (thumbnail_pixels(file) for file in files)
     patches = encoder.encode_patches([np.hstack([lion, fruit]), np.vstack([lion, fruit])])
     said = encoder.encode_texts(["a lion", "strawberries"])
-    contrast = (patches.vectors @ (said[0] - said[1])).reshape(2, 7, 7)
+    contrast = (patches.vectors @ (said[0] - said[1])).reshape(2, SIDE, SIDE)
     beside, above = contrast
-    assert beside[:, :3].mean() > 0.1 > 0 > beside[:, 4:].mean()
-    assert above[:3].mean() > 0.1 > 0 > above[4:].mean()
+    half = SIDE // 2
+    assert beside[:, :half].mean() > 0.1 > 0 > beside[:, half:].mean()
+    assert above[:half].mean() > 0.1 > 0 > above[half:].mean()
 
 
 def thumbnail_pixels(file: Path) -> RGBImage:
     with Image.open(file) as picture:
-        return np.asarray(picture.convert("RGB").resize((224, 224)))
+        return np.asarray(picture.convert("RGB").resize((SIDE_PX, SIDE_PX)))
 
 
 def test_words_are_those_of_the_text_without_special_tokens(encoder: Encoder) -> None:

@@ -33,6 +33,7 @@ CAPTIONS = {
     "gradio/lion.jpg": "a lion",
     "psychopy/lake.jpg": "a lake",
 }
+SIDE_PX, SIDE = 256, 8
 JSON_KEYS = ["text", "score", "grid", "frame", "words", "weights", "relevance", "attention", "heat", "word_heat"]
 
 
@@ -43,24 +44,25 @@ def encoder() -> Encoder:
 
 @pytest.fixture(scope="module")
 def squares(photos: Path) -> list[RGBImage]:
-    """The pictures of CAPTIONS, 224 x 224."""
-    return [np.asarray(Image.fromarray(open_image(photos / name, 224)).resize((224, 224))) for name in CAPTIONS]
+    """The pictures of CAPTIONS, as the encoder sees them."""
+    opened = (Image.fromarray(open_image(photos / name, SIDE_PX)) for name in CAPTIONS)
+    return [np.asarray(picture.resize((SIDE_PX, SIDE_PX))) for picture in opened]
 
 
 def on_right(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How much of maps (..., 49) lies in the right three columns, less what lies in the left three."""
-    columns = values.reshape(*values.shape[:-1], 7, 7).sum(axis=-2)
-    return columns[..., 4:].sum(axis=-1) - columns[..., :3].sum(axis=-1)
+    """How much of maps (..., SIDE**2) lies in the right half, less what lies in the left one."""
+    columns = values.reshape(*values.shape[:-1], SIDE, SIDE).sum(axis=-2)
+    return columns[..., SIDE // 2 :].sum(axis=-1) - columns[..., : SIDE // 2].sum(axis=-1)
 
 
 def test_an_explanation_is_what_the_encoder_says(encoder: Encoder, photos: Path) -> None:
     file, text = photos / "ultralytics" / "bus.jpg", "Two giraffes beside a parked bus!"
     found = explain(encoder, text, file)
-    pixels = open_image(file, 224)
+    pixels = open_image(file, SIDE_PX)
     assert found.words == ("Two", "giraffes", "beside", "a", "parked", "bus")
-    assert (found.grid, found.frame) == ((7, 7), Frame(0, 0, 1, 1))
-    assert found.relevance.shape == found.attention.shape == found.word_heat.shape == (6, 49)
-    assert found.heat.shape == (49,)
+    assert (found.grid, found.frame) == ((SIDE, SIDE), Frame(0, 0, 1, 1))
+    assert found.relevance.shape == found.attention.shape == found.word_heat.shape == (6, SIDE**2)
+    assert found.heat.shape == (SIDE**2,)
 
     (tokens,) = encoder.encode_words([text])
     assert tokens.tokens == ("two", "gi", "##raf", "##fe", "##s", "beside", "a", "parked", "bus", "!")
@@ -82,9 +84,9 @@ def test_words_that_fit_add_to_the_score_and_others_take_from_it(encoder: Encode
     assert weights["street"] > 0.1
     assert weights["giraffe"] < -0.05
     peaks = dict(zip(found.words, found.word_heat.max(axis=1), strict=True))
-    assert peaks["street"] > 0.5 > 0.1 > peaks["giraffe"]
-    street = found.word_heat[found.words.index("street")].reshape(7, 7)
-    assert street[5:].sum() > 3 * street[:2].sum()  # the ground, not the house
+    assert peaks["street"] > 0.9 > 0.5 > peaks["giraffe"]
+    street = found.word_heat[found.words.index("street")].reshape(SIDE, SIDE)
+    assert street[5:].sum() > 3 * street[2:5].sum()  # the ground, not the bus
 
 
 def test_heat_lies_on_the_photograph_that_the_text_is_of(encoder: Encoder, squares: list[RGBImage]) -> None:
@@ -104,10 +106,11 @@ def test_heat_lies_on_the_photograph_that_the_text_is_of(encoder: Encoder, squar
 
 def test_maps_turn_with_the_picture(encoder: Encoder, squares: list[RGBImage]) -> None:
     lion, fruit = squares[6], squares[3]
-    above = explain(encoder, "a lion", np.vstack([lion, fruit])).heat.reshape(7, 7)
-    below = explain(encoder, "a lion", np.vstack([fruit, lion])).heat.reshape(7, 7)
-    assert above[:3].sum() > 2 * above[4:].sum()
-    assert below[4:].sum() > 2 * below[:3].sum()
+    above = explain(encoder, "a lion", np.vstack([lion, fruit])).heat.reshape(SIDE, SIDE)
+    below = explain(encoder, "a lion", np.vstack([fruit, lion])).heat.reshape(SIDE, SIDE)
+    half = SIDE // 2
+    assert above[:half].sum() > 2 * above[half:].sum()
+    assert below[half:].sum() > 2 * below[:half].sum()
 
 
 def test_attention_tells_the_words_of_two_photographs_apart(encoder: Encoder, squares: list[RGBImage]) -> None:
@@ -124,7 +127,7 @@ def test_a_picture_may_come_in_any_form(encoder: Encoder, photos: Path) -> None:
     file = photos / "gradio" / "lion.jpg"
     of_path = explain(encoder, "a lion", file)
     with Image.open(file) as picture:
-        others = [str(file), file.read_bytes(), open_image(file, 224), picture.copy()]
+        others = [str(file), file.read_bytes(), open_image(file, SIDE_PX), picture.copy()]
     for one in others:
         np.testing.assert_allclose(explain(encoder, "a lion", one).heat, of_path.heat, atol=0.05)
 
@@ -235,7 +238,7 @@ def test_a_vision_transformer_of_open_clip_explains_what_it_saw(tmp_path: Path, 
     assert found.relevance.shape == (4, 16)
     np.testing.assert_allclose(found.attention.sum(axis=0), 1, rtol=1e-12)
     # What is cut away does not matter.
-    middle = explain(encoder, "A striped skateboarding cat!", wide[:, 112:336])
+    middle = explain(encoder, "A striped skateboarding cat!", wide[:, SIDE_PX // 2 : SIDE_PX * 3 // 2])
     np.testing.assert_allclose(middle.relevance, found.relevance, atol=0.2)  # but for the filter at the edges
     assert found.relevance.std(axis=1).min() > 1  # the weights are random, yet regions differ
 
@@ -341,12 +344,12 @@ def test_the_command_writes_json(photos: Path, tmp_path: Path, capsys: pytest.Ca
     written = json.loads(out.read_text("utf-8"))
     assert json.loads(capsys.readouterr().out) == written
     assert list(written) == JSON_KEYS
-    assert (written["grid"], written["words"]) == ([7, 7], ["a", "lion", "and", "strawberries"])
+    assert (written["grid"], written["words"]) == ([SIDE, SIDE], ["a", "lion", "and", "strawberries"])
     assert written["frame"] == {"top": 0, "left": 0, "height": 1, "width": 1}
     e, alpha = np.array(written["relevance"]), np.array(written["attention"])
-    assert e.shape == alpha.shape == (4, 49)
+    assert e.shape == alpha.shape == (4, SIDE**2)
     np.testing.assert_allclose(alpha, np.exp(e) / np.exp(e).sum(axis=0), rtol=1e-9)
-    assert np.shape(written["heat"]) == (49,)
+    assert np.shape(written["heat"]) == (SIDE**2,)
     assert np.shape(written["weights"]) == (4,)
 
 
@@ -368,7 +371,7 @@ def test_the_command_writes_a_page(photos: Path, tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().out == ""
     page = Page(out.read_text("utf-8"))
     assert len(page.all("svg")) == 5
-    assert len(page.all("path")) == 5 * 49
+    assert len(page.all("path")) == 5 * SIDE**2
 
 
 def test_the_command_never_writes_over_the_picture(photos: Path, tmp_path: Path) -> None:

@@ -74,7 +74,9 @@ def test_labels_that_compete_take_from_one_another_and_alone_they_do_not() -> No
     several, pictures = labels(4), unit_rows(5, 9)
     one = Labels(several.names[:1], several.vectors[:1], several.generic, several.logit_scale, 0.5)
     assert (several.probabilities(pictures)[:, 0] < one.probabilities(pictures)[:, 0]).all()
-    np.testing.assert_allclose(several.probabilities(pictures, alone=True)[:, 0], one.probabilities(pictures)[:, 0])
+    alone = several.probabilities(pictures, alone=True)[:, 0]
+    # Within a step of float32: products of matrices of other widths are summed in another order on some CPUs.
+    np.testing.assert_allclose(alone, one.probabilities(pictures)[:, 0], rtol=1e-6)
 
 
 def test_a_label_is_the_mean_of_its_templates() -> None:

@@ -1,5 +1,6 @@
 """What a pair of towers is worth: recall on captions, top-1 on classes that no training saw, and pointing."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from names import other_class_texts
 from numpy.typing import NDArray
-from pictures import SIDE_PX, Pictures, decoded, drawn, frozen_maps, frozen_stages, read_pictures
+from pictures import FrozenStages, Pictures, decoded, drawn, read_pictures
 from PIL import Image
 
 CUTS = (1, 5, 10)
@@ -31,13 +32,14 @@ def top1(pictures: NDArray[np.float32], texts: NDArray[np.float32], own: Sequenc
 
 
 def pointing(patches: NDArray[np.float32], texts: NDArray[np.float32]) -> tuple[float, float]:
-    """Return how often patches (n, 49, d) of two pictures side by side agree more with the caption of their half.
+    """Return how often patches of two pictures side by side, (n, side * side, d), agree more with their half's caption.
 
     `texts` (n, 2, d) are the captions of the left and of the right half. First a caption by itself, second against
-    the other one. The column of patches in the middle is left out.
+    the other one. Of a side that is odd the column in the middle is left out.
     """
-    columns = np.einsum("npd,nsd->nsp", patches, texts).reshape(len(patches), 2, 7, 7).mean(axis=2)
-    lean = columns[:, :, 4:].mean(axis=2) - columns[:, :, :3].mean(axis=2)
+    side = math.isqrt(patches.shape[1])
+    columns = np.einsum("npd,nsd->nsp", patches, texts).reshape(len(patches), 2, side, side).mean(axis=2)
+    lean = columns[:, :, -(side // 2) :].mean(axis=2) - columns[:, :, : side // 2].mean(axis=2)
     alone = np.concatenate([lean[:, 0] < 0, lean[:, 1] > 0])
     return float(alone.mean()), float((lean[:, 1] > lean[:, 0]).mean())
 
@@ -93,35 +95,32 @@ class Development:
         return float(np.mean([found[f"{one.name} {k}"] for one in self.captioned for k in ("t2i@1", "t2i@10")]))
 
 
-def read_development(
-    data_dir: Path, held_out: Pictures, classes: list[str], image_onnx: Path, folder: Path
-) -> Development:
-    session = frozen_stages(image_onnx, folder)
+def read_development(data_dir: Path, held_out: Pictures, classes: list[str], stages: FrozenStages) -> Development:
     captioned = []
     for file in sorted(data_dir.glob("dev-*.parquet")):
         pictures = read_pictures(file)
         shown = [Image.fromarray(decoded(image)) for image in pictures.images]
-        pairs = [_beside(left, right) for left, right in zip(shown, shown[1:] + shown[:1], strict=True)]
+        pairs = [_beside(left, right, stages.side_px) for left, right in zip(shown, shown[1:] + shown[:1], strict=True)]
         captioned.append(
             CaptionedSet(
                 file.stem,
-                frozen_maps(session, shown),
+                stages.maps(shown),
                 [text for texts in pictures.texts for text in texts],
                 np.array([i for i, texts in enumerate(pictures.texts) for _ in texts]),
                 [texts[0] for texts in pictures.texts],
-                frozen_maps(session, pairs),
+                stages.maps(pairs),
             )
         )
     shown = [Image.fromarray(decoded(image)) for image in held_out.images]
     outlines = [Image.fromarray(drawn(np.asarray(one))) for one in shown]
     own = [classes.index(texts[0].lower()) for texts in held_out.texts]
     others = other_class_texts(classes)
-    return Development(captioned, frozen_maps(session, shown), frozen_maps(session, outlines), classes, others, own)
+    return Development(captioned, stages.maps(shown), stages.maps(outlines), classes, others, own)
 
 
-def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
+def _beside(left: Image.Image, right: Image.Image, side_px: int) -> Image.Image:
     """Return a square picture of two, each squashed to its half."""
-    both = Image.new("RGB", (SIDE_PX, SIDE_PX))
+    both = Image.new("RGB", (side_px, side_px))
     for at, one in enumerate((left, right)):
-        both.paste(one.resize((SIDE_PX // 2, SIDE_PX)), (at * SIDE_PX // 2, 0))
+        both.paste(one.resize((side_px // 2, side_px)), (at * side_px // 2, 0))
     return both

@@ -22,12 +22,14 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from xsearch.types import RGBImage
 
-# The output of the last frozen stage, (n, 208, 7, 7), the logits of the 1,000 ImageNet classes, and the vector.
+# The output of the last frozen stage, (n, 208, side, side), and where stages are rounded; the logits of the 1,000
+# ImageNet classes, and the vector.
 FROZEN_OUTPUT = "/_blocks.15/_project_conv/Conv_output_0"
-OUTPUTS = [FROZEN_OUTPUT, "/_fc/Gemm_output_0", "embedding"]
+FROZEN_OUTPUT_ROUNDED = f"{FROZEN_OUTPUT}_DequantizeLinear_Output"
+LATER_OUTPUTS = ["/_fc/Gemm_output_0", "embedding"]
 
 MEAN, STD = 127 / 255, 128 / 255
-SIDE_PX = 224
+STRIDE_PX = 32  # of a patch
 CHUNK_PICTURES = 8
 # Of the classes of the ImageNet-like set, one in five is seen by no training, under no set.
 HELD_OUT_OF = "nips2017_imagenet_like"
@@ -135,58 +137,66 @@ VIEWS = {
 }
 
 
-def frozen_stages(image_onnx: Path, folder: Path) -> onnxruntime.InferenceSession:
-    """Open the part of the image tower that yields OUTPUTS, on one thread."""
-    part = folder / "frozen.onnx"
-    onnx.utils.extract_model(str(image_onnx), str(part), ["pixels"], OUTPUTS)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(part), options, providers=["CPUExecutionProvider"])
+class FrozenStages:
+    """The part of an image tower that training leaves as it is, run on one thread."""
+
+    def __init__(self, image_onnx: Path, folder: Path) -> None:
+        """Put the part's file into `folder`."""
+        self._image_onnx, part = image_onnx, folder / f"frozen-{image_onnx.name}"
+        graph = onnx.load(image_onnx).graph
+        is_rounded = any(FROZEN_OUTPUT_ROUNDED in node.output for node in graph.node)
+        self._outputs = [FROZEN_OUTPUT_ROUNDED if is_rounded else FROZEN_OUTPUT, *LATER_OUTPUTS]
+        onnx.utils.extract_model(str(image_onnx), str(part), ["pixels"], self._outputs, check_model=False)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(str(part), options, providers=["CPUExecutionProvider"])
+        self.side_px: int = self._session.get_inputs()[0].shape[2]
+
+    def run(self, pictures: Sequence[Image.Image]) -> list[NDArray[np.float32]]:
+        """Return maps (n, 208, side, side), logits (n, 1000), vectors (n, 384), of not too many pictures."""
+        found: list[NDArray[np.float32]] = self._session.run(self._outputs, {"pixels": pixels(pictures, self.side_px)})
+        return found
+
+    def maps(self, pictures: Sequence[Image.Image]) -> NDArray[np.float16]:
+        """Return (n, 208, side, side), the output of the last frozen stage."""
+        chunks = [pictures[at : at + CHUNK_PICTURES] for at in range(0, len(pictures), CHUNK_PICTURES)]
+        return np.concatenate([self.run(chunk)[0] for chunk in chunks]).astype(np.float16)
 
 
-def pixels(pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
-    """Return (n, 3, 224, 224) float32, as the encoder takes them."""
-    squares = [np.asarray(one.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)) for one in pictures]
+def pixels(pictures: Sequence[Image.Image], side_px: int) -> NDArray[np.float32]:
+    """Return (n, 3, side_px, side_px) float32, as the encoder takes them."""
+    squares = [np.asarray(one.resize((side_px, side_px), Image.Resampling.BICUBIC)) for one in pictures]
     return ((np.stack(squares).transpose(0, 3, 1, 2) / 255 - MEAN) / STD).astype(np.float32)
 
 
-def frozen_maps(session: onnxruntime.InferenceSession, pictures: Sequence[Image.Image]) -> NDArray[np.float16]:
-    """Return (n, 208, 7, 7), the output of the last frozen stage."""
-    chunks = [pictures[at : at + CHUNK_PICTURES] for at in range(0, len(pictures), CHUNK_PICTURES)]
-    found = [session.run([FROZEN_OUTPUT], {"pixels": pixels(chunk)})[0] for chunk in chunks]
-    return np.concatenate(found).astype(np.float16)
-
-
 def cache_views(
-    views: Sequence[str], pictures: Pictures, image_onnx: Path, folder: Path, pause: Path | None
+    views: Sequence[str], pictures: Pictures, stages: FrozenStages, folder: Path, pause: Path | None
 ) -> list[Path]:
-    """Write of each view <view>.maps.npy (n, 208, 7, 7), <view>.logits.npy (n, 1000) and <view>.vectors.npy (n, 384).
+    """Write of each view <view>.maps.npy (n, 208, side, side), <view>.logits.npy (n, 1000) and <view>.vectors.npy.
 
-    All are float16, logits and vectors those before training. Return the files of maps. Of the later views, n is the
-    number of pictures with captions.
+    The last are (n, 384). All are float16, logits and vectors those before training. Return the files of maps. Of the
+    later views, n is the number of pictures with captions.
 
     A view that is there is not made again. Each core makes a view of its own.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    session = frozen_stages(image_onnx, folder)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         made = [
-            pool.submit(_cache_view, view, pictures.images[:n], session, folder, pause)
+            pool.submit(_cache_view, view, pictures.images[:n], stages, folder, pause)
             for at, view in enumerate(views)
             for n in (len(pictures) if at < VIEWS_OF_NAMED else pictures.captioned,)
         ]
         return [one.result() for one in made]
 
 
-def _cache_view(
-    view: str, images: list[bytes], session: onnxruntime.InferenceSession, folder: Path, pause: Path | None
-) -> Path:
+def _cache_view(view: str, images: list[bytes], stages: FrozenStages, folder: Path, pause: Path | None) -> Path:
     done = folder / f"{view}.maps.npy"
     if done.exists():
         return done
     n = len(images)
     unfinished = done.with_suffix(".part")
-    maps = np.lib.format.open_memmap(unfinished, "w+", np.float16, (n, 208, 7, 7))
+    side = stages.side_px // STRIDE_PX
+    maps = np.lib.format.open_memmap(unfinished, "w+", np.float16, (n, 208, side, side))
     logits, vectors = np.empty((n, 1000), np.float16), np.empty((n, 384), np.float16)
     rng = random.Random(view)
     for chunk in _chunks(n):
@@ -194,7 +204,7 @@ def _cache_view(
         opened = [Image.open(io.BytesIO(images[i])).convert("RGB") for i in chunk]
         seen = [VIEWS[view](one, rng) for one in opened]
         at = slice(chunk.start, chunk.stop)
-        maps[at], logits[at], vectors[at] = session.run(OUTPUTS, {"pixels": pixels(seen)})
+        maps[at], logits[at], vectors[at] = stages.run(seen)
     maps.flush()
     np.save(folder / f"{view}.logits.npy", logits)
     np.save(folder / f"{view}.vectors.npy", vectors)

@@ -10,41 +10,37 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from graphs import _places, _store, read_image_tower, write_tower
+from graphs import _places, _store, read_image_tower, store_unsigned, write_tower
 from halves import beside, halves
 from measures import pointing, recalls, top1
 from names import PROMPTS, class_texts, other_class_texts, prompted
 from onnx import TensorProto, helper, numpy_helper
-from pictures import (
-    OUTPUTS as CACHED,
-)
-from pictures import (
-    SIDE_PX,
-    VIEWS,
-    VIEWS_OF_NAMED,
-    Pictures,
-    cache_views,
-    cropped,
-    frozen_maps,
-    frozen_stages,
-    is_name,
-    pixels,
-)
+from pictures import FROZEN_OUTPUT, VIEWS, VIEWS_OF_NAMED, FrozenStages, Pictures, cache_views, cropped, is_name, pixels
 from PIL import Image
+from rounding import enlarge, round_convolutions, side_of, unround
 from smoothing import divisors
 from torch import nn
-from towers import FrozenDepthwise, ImageTower
-from train import draw_texts, symmetric_loss
+from towers import FixedTexts, FrozenDepthwise, ImageTower
+from train import GATHERED, Data, Recipe, draw_texts, symmetric_loss
 
+from xsearch.encoders import get_encoder
 from xsearch.encoders.onnx import BUILTIN_DIR
 
-IMAGE_ONNX = BUILTIN_DIR / "image.onnx"
+SIDE_PX, SIDE = 256, 8
 OUTPUTS = ["embedding", "patches", "patch_weights"]
 
 
 @pytest.fixture(scope="module")
-def tower() -> ImageTower:
-    return read_image_tower(IMAGE_ONNX, dropout=0.3).eval()
+def image_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tower of the package in float32."""
+    out = tmp_path_factory.mktemp("float32") / "image.onnx"
+    unround(BUILTIN_DIR / "image.onnx", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def tower(image_onnx: Path) -> ImageTower:
+    return read_image_tower(image_onnx, dropout=0.3).eval()
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +49,13 @@ def pictures() -> list[Image.Image]:
     return [Image.fromarray(one).resize((320, 240), Image.Resampling.BICUBIC) for one in noise]
 
 
-def test_frozen_stages_and_tower_are_the_graph(tower: ImageTower, pictures: list[Image.Image], tmp_path: Path) -> None:
-    maps = frozen_maps(frozen_stages(IMAGE_ONNX, tmp_path), pictures)
+def test_frozen_stages_and_tower_are_the_graph(
+    tower: ImageTower, image_onnx: Path, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    maps = FrozenStages(image_onnx, tmp_path).maps(pictures)
     with torch.no_grad():
         found = tower(torch.from_numpy(maps.astype(np.float32)))
-    expected = onnxruntime.InferenceSession(IMAGE_ONNX).run(OUTPUTS, {"pixels": pixels(pictures)})
+    expected = onnxruntime.InferenceSession(image_onnx).run(OUTPUTS, {"pixels": pixels(pictures, SIDE_PX)})
     for one, other in zip(found, expected, strict=False):
         np.testing.assert_allclose(one.numpy(), other, atol=2e-3)  # maps are kept as float16
 
@@ -65,7 +63,7 @@ def test_frozen_stages_and_tower_are_the_graph(tower: ImageTower, pictures: list
 def test_the_weight_of_the_class_texts_can_be_set(tower: ImageTower) -> None:
     before = copy.deepcopy(tower)
     logits = torch.randn(5, 1000, generator=torch.Generator().manual_seed(0))
-    maps = torch.rand(2, 208, 7, 7, generator=torch.Generator().manual_seed(0))
+    maps = torch.rand(2, 208, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         tower.weigh_class_part(1.5)
         torch.testing.assert_close(tower.class_part(logits), 1.5 * before.class_part(logits))
@@ -77,7 +75,7 @@ def test_the_weight_of_the_class_texts_can_be_set(tower: ImageTower) -> None:
     assert ((weighed * own).sum(dim=1) > (vectors * own).sum(dim=1)).all()
 
 
-def test_every_view_is_kept_as_the_graph_sees_it(pictures: list[Image.Image], tmp_path: Path) -> None:
+def test_every_view_is_kept_as_the_graph_sees_it(image_onnx: Path, pictures: list[Image.Image], tmp_path: Path) -> None:
     """Both cores make views, and the later ones only of pictures with captions, which come first."""
     files = []
     for picture in pictures:
@@ -88,37 +86,38 @@ def test_every_view_is_kept_as_the_graph_sees_it(pictures: list[Image.Image], tm
     assert [is_name(one) for one in texts] == [False, False, True]
     shown = Pictures(files, texts, ["set"] * 3)
     assert shown.captioned == 2
-    views = cache_views(list(VIEWS), shown, IMAGE_ONNX, tmp_path, None)
+    stages = FrozenStages(image_onnx, tmp_path)
+    views = cache_views(list(VIEWS), shown, stages, tmp_path, None)
     assert [file.name for file in views] == [f"{view}.maps.npy" for view in VIEWS]
     assert [len(np.load(file)) for file in views] == [3] * VIEWS_OF_NAMED + [2] * (len(VIEWS) - VIEWS_OF_NAMED)
-    expected = frozen_stages(IMAGE_ONNX, tmp_path).run(CACHED, {"pixels": pixels(pictures)})
+    expected = stages.run(pictures)
     for kind, array in zip(("maps", "logits", "vectors"), expected, strict=True):
         np.testing.assert_allclose(np.load(tmp_path / f"plain.{kind}.npy"), array, atol=0.02)  # kept as float16
     written = [file.stat().st_mtime_ns for file in views]
-    assert [file.stat().st_mtime_ns for file in cache_views(list(VIEWS), shown, IMAGE_ONNX, tmp_path, None)] == written
+    assert [file.stat().st_mtime_ns for file in cache_views(list(VIEWS), shown, stages, tmp_path, None)] == written
 
 
 def test_weights_written_back_are_those_of_the_tower(
-    tower: ImageTower, pictures: list[Image.Image], tmp_path: Path
+    image_onnx: Path, pictures: list[Image.Image], tmp_path: Path
 ) -> None:
     written = tmp_path / "image.onnx"
-    changed = read_image_tower(IMAGE_ONNX, dropout=0)
+    changed = read_image_tower(image_onnx, dropout=0)
     with torch.no_grad():
         for parameter in (changed._blocks[0]._expand_conv.weight, changed.w1.weight, changed.cp.bias):
             parameter.mul_(1.25)
-    write_tower(changed, IMAGE_ONNX, written)
+    write_tower(changed, image_onnx, written)
     read = read_image_tower(written, dropout=0).state_dict()
     for name, weights in changed.state_dict().items():
         torch.testing.assert_close(read[name], weights, atol=1e-4, rtol=1e-3)  # float16
     before, after = (
-        onnxruntime.InferenceSession(file).run(OUTPUTS[:1], {"pixels": pixels(pictures)})[0]
-        for file in (IMAGE_ONNX, written)
+        onnxruntime.InferenceSession(file).run(OUTPUTS[:1], {"pixels": pixels(pictures, SIDE_PX)})[0]
+        for file in (image_onnx, written)
     )
     assert (before * after).sum(axis=1).max() < 0.999
 
 
-def test_every_weight_of_the_tower_has_its_place(tower: ImageTower) -> None:
-    places = _places(onnx.load(IMAGE_ONNX).graph)
+def test_every_weight_of_the_tower_has_its_place(tower: ImageTower, image_onnx: Path) -> None:
+    places = _places(onnx.load(image_onnx).graph)
     assert {name: len(places[name]) for name in tower.state_dict()} == dict.fromkeys(tower.state_dict(), 1)
 
 
@@ -191,6 +190,85 @@ def test_what_is_rounded_is_divided_first_and_peaks_cost_less(tmp_path: Path) ->
     assert error() < rounded / 3
 
 
+def test_a_rounded_tower_is_nearly_the_same(image_onnx: Path, pictures: list[Image.Image], tmp_path: Path) -> None:
+    """All of it; or its frozen stages, which are then those of all of it."""
+    whole, stages = tmp_path / "whole.onnx", tmp_path / "stages.onnx"
+    round_convolutions(image_onnx, pictures, whole)
+    round_convolutions(image_onnx, pictures, stages, last=FROZEN_OUTPUT)
+    vectors = [FrozenStages(file, tmp_path).run(pictures) for file in (image_onnx, whole, stages)]
+    assert (vectors[0][2] * vectors[1][2]).sum(axis=1).min() > 0.98
+    np.testing.assert_array_equal(vectors[1][0], vectors[2][0])
+    kinds = [[node.op_type for node in onnx.load(file).graph.node] for file in (whole, stages)]
+    assert [one.count("Conv") for one in kinds] == [64, 64]
+    assert kinds[0].count("QuantizeLinear") > kinds[1].count("QuantizeLinear") > 30
+    assert whole.stat().st_size < stages.stat().st_size < image_onnx.stat().st_size
+
+
+def test_a_channel_without_weights_keeps_its_bias(pictures: list[Image.Image], tmp_path: Path) -> None:
+    weights = np.zeros((2, 3, 1, 1), np.float32)
+    weights[0] = 0.5
+    nodes = [
+        helper.make_node("Conv", ["pixels", "weights", "bias"], ["wide"], name="/wide/Conv"),
+        helper.make_node("Clip", ["wide", "least", "most"], ["kept"], name="/clip/Clip"),
+        helper.make_node("Neg", ["kept"], ["embedding"], name="/Neg"),
+    ]
+    bias = numpy_helper.from_array(np.array([0.25, 5.0], np.float32), "bias")
+    ends = [numpy_helper.from_array(np.float32(end), name) for name, end in (("least", 0), ("most", 6))]
+    given = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, 32, 32])
+    result = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 2, 32, 32])
+    graph = helper.make_graph(nodes, "g", [given], [result], [numpy_helper.from_array(weights, "weights"), bias, *ends])
+    start, out, back = (tmp_path / f"{name}.onnx" for name in ("start", "out", "back"))
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), start)
+    round_convolutions(start, pictures, out)
+    unround(out, back)
+    shown = {"pixels": pixels(pictures, 32)}
+    exact, *others = (onnxruntime.InferenceSession(file).run(None, shown)[0] for file in (start, out, back))
+    assert exact[:, 1].min() == exact[:, 1].max() == -5
+    for found in others:
+        np.testing.assert_allclose(found, exact, atol=6 / 255)
+
+
+def test_a_tower_for_larger_pictures_has_more_patches(
+    image_onnx: Path, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    larger = tmp_path / "larger.onnx"
+    enlarge(image_onnx, SIDE_PX + 32, larger)
+    assert (side_of(image_onnx), side_of(larger)) == (SIDE_PX, SIDE_PX + 32)
+    session = onnxruntime.InferenceSession(larger)
+    found, patches, weights = session.run(OUTPUTS, {"pixels": pixels(pictures, SIDE_PX + 32)})
+    assert patches.shape == (*weights.shape, 384) == (3, (SIDE + 1) ** 2, 384)
+    before = onnxruntime.InferenceSession(image_onnx).run(OUTPUTS[:1], {"pixels": pixels(pictures, SIDE_PX)})[0]
+    assert (found * before).sum(axis=1).min() > 0.7
+
+
+def test_unsigned_weights_mean_the_same(tmp_path: Path) -> None:
+    weights = np.array([[-128, 127], [0, -1]], np.int8)
+    held = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.int8(3).reshape(()), "zero")]
+    given = helper.make_tensor_value_info("x", TensorProto.UINT8, ["n", 2])
+    result = helper.make_tensor_value_info("y", TensorProto.INT32, ["n", 2])
+    none = numpy_helper.from_array(np.uint8(0).reshape(()), "none")
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "w", "none", "zero"], ["y"])], "g", [given], [result], [*held, none]
+    )
+    file = tmp_path / "text.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
+    x = np.array([[255, 255], [1, 0]], np.uint8)
+    store_unsigned(file)
+    store_unsigned(file)
+    assert {one.name: one.data_type for one in onnx.load(file).graph.initializer} == dict.fromkeys(
+        ("w", "zero", "none"), TensorProto.UINT8
+    )
+    (found,) = onnxruntime.InferenceSession(file).run(None, {"x": x})
+    np.testing.assert_array_equal(found, x.astype(int) @ (weights.astype(int) - 3))
+
+
+def test_fixed_texts_are_those_of_the_package() -> None:
+    texts = ["a dog", "two dogs play on a beach", "a dog"]
+    fixed = FixedTexts(BUILTIN_DIR / "text.onnx", BUILTIN_DIR / "tokenizer.json")
+    np.testing.assert_allclose(fixed.encode(texts).numpy(), get_encoder().encode_texts(texts), atol=1e-6)
+    assert list(fixed.parameters()) == []
+
+
 def test_the_gradient_of_a_frozen_depthwise_convolution_is_that_of_torch() -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(6, 6, 5, padding=2, groups=6).double()
@@ -221,22 +299,28 @@ def test_recalls_are_those_counted_one_by_one() -> None:
 
 def test_patches_point_to_the_half_of_their_caption() -> None:
     left, right = np.eye(2, dtype=np.float32)
-    halves = np.array([[left] * 4 + [right] * 3] * 7).reshape(1, 49, 2)
     said = np.array([[left, right]])
-    assert pointing(halves, said) == (1.0, 1.0)
-    assert pointing(halves, said[:, ::-1]) == (0.0, 0.0)
-    assert pointing(np.broadcast_to(left, (1, 49, 2)), said) == (0.0, 0.0)
+    for side in (7, 8):
+        halves = np.array([[left] * (side - side // 2) + [right] * (side // 2)] * side).reshape(1, side**2, 2)
+        assert pointing(halves, said) == (1.0, 1.0)
+        assert pointing(halves, said[:, ::-1]) == (0.0, 0.0)
+        assert pointing(np.broadcast_to(left, (1, side**2, 2)), said) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("columns", [3, 4])
+@pytest.mark.parametrize(
+    ("side", "columns", "first", "rest"),
+    [(7, 3, [1, 3, 5], [10, 12, 14, 16]), (7, 4, [0, 2, 4, 6], [11, 13, 15]), (8, 4, [0, 2, 4, 6], [10, 12, 14, 16])],
+)
 @pytest.mark.parametrize("above", [False, True])
-def test_halves_are_of_the_picture_that_stands_there(columns: int, above: bool) -> None:
-    left = np.broadcast_to(np.arange(7, dtype=np.float16), (2, 5, 7, 7))
+def test_halves_are_of_the_picture_that_stands_there(
+    side: int, columns: int, first: list[int], rest: list[int], above: bool
+) -> None:
+    left = np.broadcast_to(np.arange(side, dtype=np.float16), (2, 5, side, side))
     both = beside(left, left + np.float16(10), columns)
-    first, rest = ([0, 2, 4, 6], [11, 13, 15]) if columns == 4 else ([1, 3, 5], [10, 12, 14, 16])
-    np.testing.assert_array_equal(both, np.broadcast_to(np.array(first + rest), (2, 5, 7, 7)))
+    np.testing.assert_array_equal(both, np.broadcast_to(np.array(first + rest), (2, 5, side, side)))
     patches = torch.from_numpy((both.swapaxes(2, 3) if above else both).astype(np.float32)).flatten(2).transpose(1, 2)
-    np.testing.assert_array_equal(halves(patches, columns, above=above)[:, 0], [3, 3, 13, 13])
+    means = [np.mean(first)] * 2 + [np.mean(rest)] * 2
+    np.testing.assert_array_equal(halves(patches, columns, above=above)[:, 0], means)
 
 
 def test_halves_that_tell_their_own_text_cost_nothing() -> None:
@@ -262,6 +346,14 @@ def test_texts_of_a_picture_are_its_own_and_no_other_text_is() -> None:
             assert shown >= {drawn[i].lower()}
         assert same[1].tolist() == same[2].tolist() == [0, 1, 1, 0, 0, 0]
         assert same[0].sum() == (3 if "a dog" in (drawn[0], drawn[4]) and "a dog" in (drawn[3], drawn[5]) else 2)
+
+
+def test_what_is_held_out_or_came_later_is_shown_only_where_a_recipe_says_so() -> None:
+    pictures = Pictures([b""] * 4, [["a dog"]] * 4, ["flickr8k", *sorted(GATHERED), "caltech101"])
+    data = Data(pictures, [False, False, False, True], pictures, [])
+    assert data.shown(Recipe()) == [0, 3]
+    assert data.shown(Recipe(gathered=True)) == [0, 1, 2, 3]
+    assert data.shown(Recipe(gathered=True, hold_out=True)) == [0, 1, 2]
 
 
 def test_more_texts_than_pictures() -> None:
@@ -297,6 +389,6 @@ def test_a_crop_is_half_of_the_picture_or_more() -> None:
 
 
 def test_pixels_are_as_the_encoder_takes_them() -> None:
-    (found,) = pixels([Image.new("RGB", (10, 20), (255, 127, 0))])
+    (found,) = pixels([Image.new("RGB", (10, 20), (255, 127, 0))], SIDE_PX)
     assert found.shape == (3, SIDE_PX, SIDE_PX)
     np.testing.assert_allclose(found[:, 5, 5], [1, 0, -127 / 128], atol=1e-6)

