@@ -142,7 +142,7 @@ class FrozenStages:
 
     def __init__(self, image_onnx: Path, folder: Path) -> None:
         """Put the part's file into `folder`."""
-        self._image_onnx, part = image_onnx, folder / f"frozen-{image_onnx.name}"
+        part = folder / f"frozen-{image_onnx.name}"
         graph = onnx.load(image_onnx).graph
         is_rounded = any(FROZEN_OUTPUT_ROUNDED in node.output for node in graph.node)
         self._outputs = [FROZEN_OUTPUT_ROUNDED if is_rounded else FROZEN_OUTPUT, *LATER_OUTPUTS]

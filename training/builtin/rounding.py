@@ -79,37 +79,6 @@ def round_convolutions(image_onnx: Path, pictures: Sequence[Image.Image], out: P
     onnx.save(model, out)
 
 
-def unround(image_onnx: Path, out: Path) -> None:
-    """Write a rounded tower in float32: with the weights that it was rounded to, and activations that are not."""
-    model = onnx.load(image_onnx)
-    graph = model.graph
-    held = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
-    given = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
-    new = {}
-    for node in [one for one in graph.node if one.op_type == "DequantizeLinear"]:
-        taken, scale, (result,) = node.input[0], held[node.input[1]], node.output
-        if taken in held:
-            weights = held[taken] * scale.reshape(-1, *[1] * (held[taken].ndim - 1))
-            new[result] = taken.removesuffix("_quantized")
-            graph.initializer.append(numpy_helper.from_array(weights.astype(np.float32), new[result]))
-        elif held[node.input[2]] == 0:  # only what is never negative has this zero: it was cut off by being rounded
-            new[result] = f"{given[taken]}_relu6"
-            clip = helper.make_node(
-                "Clip", [given[taken], "relu6_least", "relu6_most"], [new[result]], name=new[result]
-            )
-            graph.node.insert(list(graph.node).index(node), clip)
-        else:
-            new[result] = given[taken]
-        graph.node.remove(node)
-    for node in [one for one in graph.node if one.op_type == "QuantizeLinear"]:
-        graph.node.remove(node)
-    ends = (("relu6_least", 0), ("relu6_most", 6))
-    graph.initializer.extend(numpy_helper.from_array(np.float32(end), name) for name, end in ends)
-    for node in graph.node:
-        node.input[:] = [new.get(name, name) for name in node.input]
-    onnx.save(model, out)
-
-
 def _optimised(image_onnx: Path, out: Path) -> ModelProto:
     """Return the graph with its constants computed and padding in the convolutions, where it is rounded with them."""
     options = onnxruntime.SessionOptions()

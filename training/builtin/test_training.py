@@ -17,7 +17,7 @@ from names import PROMPTS, class_texts, other_class_texts, prompted
 from onnx import TensorProto, helper, numpy_helper
 from pictures import FROZEN_OUTPUT, VIEWS, VIEWS_OF_NAMED, FrozenStages, Pictures, cache_views, cropped, is_name, pixels
 from PIL import Image
-from rounding import enlarge, round_convolutions, side_of, unround
+from rounding import enlarge, round_convolutions, side_of
 from smoothing import divisors
 from torch import nn
 from towers import FixedTexts, FrozenDepthwise, ImageTower
@@ -47,6 +47,37 @@ def tower(image_onnx: Path) -> ImageTower:
 def pictures() -> list[Image.Image]:
     noise = np.random.default_rng(0).integers(0, 256, (3, 12, 16, 3), np.uint8)
     return [Image.fromarray(one).resize((320, 240), Image.Resampling.BICUBIC) for one in noise]
+
+
+def unround(image_onnx: Path, out: Path) -> None:
+    """Write a rounded tower in float32: with the weights that it was rounded to, and activations that are not."""
+    model = onnx.load(image_onnx)
+    graph = model.graph
+    held = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    given = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    new = {}
+    for node in [one for one in graph.node if one.op_type == "DequantizeLinear"]:
+        taken, scale, (result,) = node.input[0], held[node.input[1]], node.output
+        if taken in held:
+            weights = held[taken] * scale.reshape(-1, *[1] * (held[taken].ndim - 1))
+            new[result] = taken.removesuffix("_quantized")
+            graph.initializer.append(numpy_helper.from_array(weights.astype(np.float32), new[result]))
+        elif held[node.input[2]] == 0:  # only what is never negative has this zero: it was cut off by being rounded
+            new[result] = f"{given[taken]}_relu6"
+            clip = helper.make_node(
+                "Clip", [given[taken], "relu6_least", "relu6_most"], [new[result]], name=new[result]
+            )
+            graph.node.insert(list(graph.node).index(node), clip)
+        else:
+            new[result] = given[taken]
+        graph.node.remove(node)
+    for node in [one for one in graph.node if one.op_type == "QuantizeLinear"]:
+        graph.node.remove(node)
+    ends = (("relu6_least", 0), ("relu6_most", 6))
+    graph.initializer.extend(numpy_helper.from_array(np.float32(end), name) for name, end in ends)
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+    onnx.save(model, out)
 
 
 def test_frozen_stages_and_tower_are_the_graph(
@@ -264,7 +295,9 @@ def test_unsigned_weights_mean_the_same(tmp_path: Path) -> None:
 
 def test_fixed_texts_are_those_of_the_package() -> None:
     texts = ["a dog", "two dogs play on a beach", "a dog"]
-    fixed = FixedTexts(BUILTIN_DIR / "text.onnx", BUILTIN_DIR / "tokenizer.json")
+    fixed = FixedTexts(get_encoder())
+    np.testing.assert_allclose(fixed.encode(texts).numpy(), get_encoder().encode_texts(texts), atol=1e-6)
+    texts = ["a cat", *texts]  # one more than are known
     np.testing.assert_allclose(fixed.encode(texts).numpy(), get_encoder().encode_texts(texts), atol=1e-6)
     assert list(fixed.parameters()) == []
 

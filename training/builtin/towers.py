@@ -2,20 +2,18 @@
 
 # mypy: allow-subclassing-any
 
-import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertModel
+
+from xsearch.encoders import Encoder
 
 # Channels in and out and kernel of the blocks that are tuned. Blocks 0 to 15 stay frozen, in ONNX Runtime.
 TUNED_BLOCKS = {16: (208, 208, 5), 17: (208, 208, 5), 18: (208, 208, 5), 19: (208, 208, 5), 20: (208, 352, 3)}
@@ -151,26 +149,15 @@ class TextTower(nn.Module):
 
 
 class FixedTexts(nn.Module):
-    """Texts as a tower that learns no more tells them, rounded as it is; each is encoded once, alone."""
+    """Texts as an encoder tells them that learns no more; each is encoded once."""
 
-    def __init__(self, text_onnx: Path, tokenizer: Path) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(text_onnx, options, providers=["CPUExecutionProvider"])
-        self._tokenizer = Tokenizer.from_file(str(tokenizer))
-        self._tokenizer.enable_truncation(MAX_TOKENS)
-        self._tokenizer.no_padding()
+        self._encoder = encoder
         self._known: dict[str, Tensor] = {}
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Return unit vectors (n, 384)."""
         new = list({text for text in texts if text not in self._known})
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            self._known |= zip(new, pool.map(self._encode, new), strict=True)
+        self._known |= zip(new, torch.from_numpy(self._encoder.encode_texts(new)), strict=True)
         return torch.stack([self._known[text] for text in texts])
-
-    def _encode(self, text: str) -> Tensor:
-        found = self._tokenizer.encode(text)
-        given = {"input_ids": np.array([found.ids]), "attention_mask": np.array([found.attention_mask])}
-        return torch.from_numpy(self._session.run(["embedding"], given)[0][0])

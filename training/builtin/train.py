@@ -75,7 +75,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from towers import DIM, FixedTexts, ImageTower, TextTower, in_bfloat16
 
-from xsearch.encoders.onnx import weights_hash
+from xsearch.encoders.onnx import OnnxEncoder, weights_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +206,9 @@ def train_larger(options: argparse.Namespace, data: Data, small: Path, note: Not
     """
     recipe = Recipe(**options.larger)
     torch.manual_seed(recipe.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(small / "text.onnx", options.out / "text.onnx")
+    shutil.copytree(small, options.out, dirs_exist_ok=True)
     store_unsigned(options.out / "text.onnx")
+    encoder = OnnxEncoder(options.out, name="small")
     larger, tuned = options.work / "larger.onnx", options.work / "tuned.onnx"
     enlarge(small / "image.onnx", LARGER_PX, larger)
     drawn = random.Random(recipe.seed).sample(range(len(data.pictures)), min(CALIBRATION, len(data.pictures)))
@@ -219,10 +219,9 @@ def train_larger(options: argparse.Namespace, data: Data, small: Path, note: Not
     maps = cache_views(views, data.pictures, stages, options.work / f"views-{LARGER_PX}", options.pause)
     development = read_development(options.data_dir, data.told_by_class, data.classes, stages)
     image = read_image_tower(larger, recipe.dropout)
-    text = FixedTexts(options.out / "text.onnx", small / "tokenizer.json")
-    scale = json.loads((small / "config.json").read_text("utf-8"))["logit_scale"]
     before = FrozenStages(small / "image.onnx", options.work)
     said = cache_views(["plain"], data.pictures, before, options.work / f"said-{SMALL_PX}", options.pause)
+    text, scale = FixedTexts(encoder), encoder.spec.logit_scale
     run = Run(recipe, data, maps, image, text, scale, options.pause, before=said * len(maps))
     start, checkpoint = run.weights(), options.work / "weights-larger.pt"
     if not checkpoint.exists():
@@ -282,10 +281,8 @@ class Run:
             {"params": [self.logit_scale], "lr": recipe.rate_heads, "weight_decay": 0.0},
         ]
         self._optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
-        pictures = self._pictures
-        self._names = sorted(
-            {pictures.texts[i][0] for i in self._shown if is_name(pictures.texts[i])} | class_texts().keys()
-        )
+        texts_shown = [data.pictures.texts[i] for i in self._shown]
+        self._names = sorted({one[0] for one in texts_shown if is_name(one)} | class_texts().keys())
         self.text.eval()
         with torch.no_grad(), in_bfloat16():
             self._known_names = self.text.encode(self._names)
