@@ -73,8 +73,8 @@ def explain(encoder: Encoder, text: str, picture: PictureSource, *, against: Seq
     """Return where a picture (path, bytes, Pillow image or array) shows what a text says.
 
     Heat is told against other texts: `against`, by default generic ones. For two photographs side by side and the
-    caption of one, the built-in encoder points at its half in 95 of 100, as the cosine alone does, but with .88 of the
-    heat in place of .81; against the caption of the other in 99 of 100 (benchmarks/explain.py).
+    caption of one, the built-in encoder points at its half in 96 of 100, as the cosine alone does, but with .87 of the
+    heat in place of .78; against the caption of the other in 99 of 100 (benchmarks/explain.py).
 
     Raises QueryError, Undecodable, and EncoderUnavailable for a model without vectors of regions or words.
     """
