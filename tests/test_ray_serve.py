@@ -40,7 +40,7 @@ with warnings.catch_warnings():
 
 PICTURES, TEXTS, TAIL, COPIES = 5_000, 1_500, 2_000, 300
 PARTS, REPLICAS = 3, 2
-BACK_S = 30
+BACK_S = 120
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -232,7 +232,8 @@ def replicas_of(name: str) -> set[int]:
 
 def kill(processes: set[int]) -> None:
     for process in processes:
-        os.kill(process, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may have died since it was listed
+            os.kill(process, signal.SIGKILL)
 
 
 def comes(holds: Callable[[], bool]) -> None:
@@ -263,14 +264,16 @@ def test_a_replica_that_dies_costs_no_answer(indexed: Path, parts: Parts) -> Non
     askers = [threading.Thread(target=ask) for _ in range(3)]
     for asker in askers:
         asker.start()
-    comes(lambda: len(right) > 5)
-    kill({min(before)})
-    comes(lambda: len(replicas_of(name)) == REPLICAS and replicas_of(name) != before)
-    answered = len(right)
-    comes(lambda: len(right) > answered + 20)
-    stop.set()
-    for asker in askers:
-        asker.join()
+    try:
+        comes(lambda: len(right) > 5)
+        kill({min(before)})
+        comes(lambda: len(replicas_of(name)) == REPLICAS and replicas_of(name) != before)
+        answered = len(right)
+        comes(lambda: len(right) > answered + 20)
+    finally:
+        stop.set()
+        for asker in askers:
+            asker.join()
     assert failures == []
     assert all(right)
 
@@ -339,14 +342,14 @@ def test_without_all_of_its_replicas_a_part_is_an_error_never_a_wrong_answer(
 ) -> None:
     name = name_of("indexed-2")
     expected = asked_of(indexed).query("a cat").hits
-    monkeypatch.setattr(parts, "_wait_s", 0.5)
+    monkeypatch.setattr(parts, "_wait_s", 5.0)  # enough for the other parts on a busy machine
     shared = asked_of(indexed, parts)
     comes(lambda: len(replicas_of(name)) == REPLICAS)
     with served(indexed, FakeEncoder(), searching=parts.searching) as client:
         stop = threading.Event()
 
         def keep_away() -> None:
-            while not stop.is_set():
+            while not stop.wait(0.02):
                 kill(replicas_of(name))
 
         killer = threading.Thread(target=keep_away)
