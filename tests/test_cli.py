@@ -332,9 +332,10 @@ def test_forget_knows_a_link_from_what_it_leads_to(home: Path, run_xsearch: RunX
 
 def test_models_are_listed(run_xsearch: RunXsearch) -> None:
     lines = run_xsearch("models").stdout.splitlines()
-    assert [line.split()[0] for line in lines[:4]] == ["builtin", "fast", "best", "multilingual"]
+    names = ["builtin", "crops:builtin", "fast", "best", "multilingual"]
+    assert [line.split()[0] for line in lines[:5]] == names
     models = only_json(run_xsearch("models", "--json"))["models"]
-    assert [model["name"] for model in models] == ["builtin", "fast", "best", "multilingual"]
+    assert [model["name"] for model in models] == names
     assert all(list(model) == ["name", "model", "what", "ready"] for model in models)
     assert models[0]["ready"] is True
 

@@ -128,6 +128,12 @@ def models_command(json: Json = False) -> None:
     ready = all(find_spec(name) for name in ("torch", "open_clip"))
     models = [
         {"name": "builtin", "model": "builtin", "what": "384-d, 256 px, 36 MB, in the package; English", "ready": True},
+        {
+            "name": "crops:builtin",
+            "model": "crops:builtin",
+            "what": "the same, as the mean of a picture and its corners: finds more, and indexes five times slower",
+            "ready": True,
+        },
         *({"name": p.name, "model": p.model, "what": p.what, "ready": ready} for p in PRESETS.values()),
     ]
     if json:
@@ -137,6 +143,7 @@ def models_command(json: Json = False) -> None:
     say(
         "any other model of open_clip: --model openclip:ARCHITECTURE/PRETRAINED, or openclip:ARCHITECTURE/CHECKPOINT.pt"
     )
+    say("the mean of a picture and its corners, with any of them: --model crops:NAME")
     if not ready:
         say("all but the built-in one need torch and open_clip: `pip install 'xsearch[clip]'`")
 

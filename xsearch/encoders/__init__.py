@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from xsearch.encoders import crops
 from xsearch.encoders.base import Encoder, Patches, Words, framing_apart
 from xsearch.errors import EncoderUnavailable
 
@@ -13,10 +14,14 @@ DEFAULT_MODEL = "builtin"
 def get_encoder(name: str = DEFAULT_MODEL, device: str | None = None) -> Encoder:
     """Open an encoder: `builtin`, `onnx:FOLDER`, `openclip:ARCHITECTURE/PRETRAINED`, a preset or a trained FOLDER.
 
+    `crops:` before any of these names looks at the corners of pictures, too: `crops:builtin`.
+
     Models of open_clip compute on `device`, by default on a GPU if there is one: "cpu", "cuda" (all GPUs), "cuda:1", or
     several as "cuda:0,cuda:1"; the others only on "cpu". Raises EncoderUnavailable if there is no such encoder or it
     cannot be loaded here.
     """
+    if name.startswith(crops.PREFIX):
+        return crops.CroppingEncoder(get_encoder(name.removeprefix(crops.PREFIX), device))
     on_cpu_alone = name == DEFAULT_MODEL or name.startswith("onnx:")
     if on_cpu_alone and device not in (None, "cpu"):
         raise EncoderUnavailable(
