@@ -1,6 +1,6 @@
-"""Recall of the built-in encoder on captioned pictures, through the public API, beside an exact numpy oracle.
+"""Recall of encoders on captioned pictures, through the public API, beside an exact numpy oracle.
 
-    python benchmarks/retrieval.py --data-dir DIR [--model NAME]
+    python benchmarks/retrieval.py --data-dir DIR [--models NAME ...]
 
 DIR holds Parquet files `dev-*.parquet` with the columns image (encoded bytes) and captions (list of texts). Each set is
 written out as files, indexed as a user would, and queried with `Searcher`; the oracle multiplies all vectors with all.
@@ -28,13 +28,13 @@ KS = (1, 5, 10)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--models", nargs="+", default=[DEFAULT_MODEL, "crops:builtin"])
     options = parser.parse_args()
     sets = sorted(options.data_dir.glob("dev-*.parquet"))
     if not sets:
         parser.error(f"there is no dev-*.parquet in {options.data_dir}")
-    encoder = get_encoder(options.model)
-    report("retrieval", [row for path in sets for row in _measure(path, encoder)], model=encoder.spec.name)
+    encoders = [get_encoder(model) for model in options.models]
+    report("retrieval", [row for encoder in encoders for path in sets for row in _measure(path, encoder)])
 
 
 def _measure(path: Path, encoder: Encoder) -> list[dict[str, object]]:
@@ -72,11 +72,8 @@ def _measure(path: Path, encoder: Encoder) -> list[dict[str, object]]:
         image_vectors = encoder.encode_images([open_image(file, encoder.spec.image_px) for file in pictures])
         similarity = encoder.encode_texts(texts) @ image_vectors.T
     t2i, i2t = _oracle(similarity, owner)
-    name = path.stem
-    return [
-        _row(name, "text to image", text_to_image, t2i),
-        _row(name, "image to text", image_to_text, i2t),
-    ]
+    directions = (("text to image", text_to_image, t2i), ("image to text", image_to_text, i2t))
+    return [{"encoder": encoder.spec.fingerprint.model} | _row(path.stem, *of_one) for of_one in directions]
 
 
 def _oracle(similarity: NDArray[np.float32], owner: NDArray[np.int64]) -> tuple[list[float], list[float]]:

@@ -7,7 +7,7 @@ import io
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,9 @@ import onnxruntime
 import pyarrow.parquet as pq
 from names import NAMED
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
 
+from xsearch.encoders import crops
 from xsearch.types import RGBImage
 
 # The output of the last frozen stage, (n, 208, side, side), and where stages are rounded; the logits of the 1,000
@@ -31,10 +32,14 @@ LATER_OUTPUTS = ["/_fc/Gemm_output_0", "embedding"]
 MEAN, STD = 127 / 255, 128 / 255
 STRIDE_PX = 32  # of a patch
 CHUNK_PICTURES = 8
+SKETCHED_PX = (128, 512)
 # Of the classes of the ImageNet-like set, one in five is seen by no training, under no set.
 HELD_OUT_OF = "nips2017_imagenet_like"
 HELD_OUT_SHARE = 0.2
 DRAWN_FROM = (HELD_OUT_OF, "imagenet_synsets_ajs", "caltech101")
+
+
+View = Callable[[Image.Image, random.Random], Image.Image]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +129,30 @@ def _changed(
     return mirrored(part, rng) if rng.random() < 0.5 else part
 
 
-# Pictures that are only named come in half of the epochs, and have to do with the first views.
-VIEWS_OF_NAMED = 2
-VIEWS = {
+def sketched(picture: Image.Image, rng: random.Random) -> Image.Image:
+    """Return a drawing of the picture: outlines or the shades of a pencil, one in three with flat colours between."""
+    side = rng.randint(*SKETCHED_PX)
+    shown = ImageOps.contain(picture, (side, side))
+    for _ in range(rng.randint(0, 2)):
+        shown = shown.filter(ImageFilter.SMOOTH_MORE)
+    grey = shown.convert("L")
+    if rng.random() < 0.5:
+        lines = grey.filter(ImageFilter.CONTOUR)
+    else:
+        around = np.asarray(grey.filter(ImageFilter.GaussianBlur(rng.uniform(1, 5))), np.float32)
+        lines = Image.fromarray(np.minimum(np.asarray(grey) * (255 / np.maximum(around, 1)), 255).astype(np.uint8))
+    drawing = lines.convert("RGB")
+    if rng.random() < 1 / 3:
+        drawing = ImageChops.multiply(drawing, ImageOps.posterize(shown, 3))
+    return mirrored(drawing, rng) if rng.random() < 0.5 else drawing
+
+
+def corner(at: int) -> View:
+    """Return the view that is one of a picture's corners, as an encoder sees them that looks at corners, too."""
+    return lambda picture, _: Image.fromarray(crops.views_of(np.asarray(picture))[1 + at])
+
+
+PHOTOGRAPHS: dict[str, View] = {
     "plain": as_it_is,
     "mirrored": mirrored,
     "cropped": cropped,
@@ -135,6 +161,18 @@ VIEWS = {
     "varied-2": varied,
     "varied-3": varied,
 }
+CORNERS: dict[str, View] = {f"corner-{at}": corner(at) for at in range(crops.VIEWS - 1)}
+VIEWS = PHOTOGRAPHS | CORNERS | {"sketched": sketched}
+# Pictures that are only named come in half of the epochs, and have to do without the other views.
+OF_NAMED = {"plain", "mirrored", "sketched", *CORNERS}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What an image tower said of n pictures: `logits` (n, 1000) of the classes, unit `vectors` (n, 384)."""
+
+    logits: NDArray[np.float16]
+    vectors: NDArray[np.float16]
 
 
 class FrozenStages:
@@ -174,8 +212,8 @@ def cache_views(
 ) -> list[Path]:
     """Write of each view <view>.maps.npy (n, 208, side, side), <view>.logits.npy (n, 1000) and <view>.vectors.npy.
 
-    The last are (n, 384). All are float16, logits and vectors those before training. Return the files of maps. Of the
-    later views, n is the number of pictures with captions.
+    The last are (n, 384). All are float16, logits and vectors those before training. Return the files of maps. Of views
+    that are not of named pictures, n is the number of pictures with captions.
 
     A view that is there is not made again. Each core makes a view of its own.
     """
@@ -183,10 +221,24 @@ def cache_views(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         made = [
             pool.submit(_cache_view, view, pictures.images[:n], stages, folder, pause)
-            for at, view in enumerate(views)
-            for n in (len(pictures) if at < VIEWS_OF_NAMED else pictures.captioned,)
+            for view in views
+            for n in (len(pictures) if view in OF_NAMED else pictures.captioned,)
         ]
         return [one.result() for one in made]
+
+
+def said_of(maps: Path) -> Said:
+    """Return what lies beside the maps of a view."""
+    logits, vectors = (np.load(str(maps).replace(".maps.", f".{kind}.")) for kind in ("logits", "vectors"))
+    return Said(logits, vectors)
+
+
+def mean_of(views: Sequence[Said]) -> Said:
+    """Return the mean logits of several views of the same pictures, and the directions of their mean vectors."""
+    logits = np.mean([one.logits for one in views], axis=0, dtype=np.float32)
+    vectors = np.sum([one.vectors for one in views], axis=0, dtype=np.float32)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return Said(logits.astype(np.float16), unit.astype(np.float16))
 
 
 def _cache_view(view: str, images: list[bytes], stages: FrozenStages, folder: Path, pause: Path | None) -> Path:

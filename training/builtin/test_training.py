@@ -15,7 +15,21 @@ from halves import beside, halves
 from measures import pointing, recalls, top1
 from names import PROMPTS, class_texts, other_class_texts, prompted
 from onnx import TensorProto, helper, numpy_helper
-from pictures import FROZEN_OUTPUT, VIEWS, VIEWS_OF_NAMED, FrozenStages, Pictures, cache_views, cropped, is_name, pixels
+from pictures import (
+    CORNERS,
+    FROZEN_OUTPUT,
+    OF_NAMED,
+    VIEWS,
+    FrozenStages,
+    Pictures,
+    Said,
+    cache_views,
+    cropped,
+    is_name,
+    mean_of,
+    pixels,
+    sketched,
+)
 from PIL import Image
 from rounding import enlarge, round_convolutions, side_of
 from smoothing import divisors
@@ -24,6 +38,7 @@ from towers import FixedTexts, FrozenDepthwise, ImageTower
 from train import GATHERED, Data, Recipe, draw_texts, symmetric_loss
 
 from xsearch.encoders import get_encoder
+from xsearch.encoders.crops import CroppingEncoder
 from xsearch.encoders.onnx import BUILTIN_DIR
 
 SIDE_PX, SIDE = 256, 8
@@ -120,7 +135,7 @@ def test_every_view_is_kept_as_the_graph_sees_it(image_onnx: Path, pictures: lis
     stages = FrozenStages(image_onnx, tmp_path)
     views = cache_views(list(VIEWS), shown, stages, tmp_path, None)
     assert [file.name for file in views] == [f"{view}.maps.npy" for view in VIEWS]
-    assert [len(np.load(file)) for file in views] == [3] * VIEWS_OF_NAMED + [2] * (len(VIEWS) - VIEWS_OF_NAMED)
+    assert [len(np.load(file)) for file in views] == [3 if view in OF_NAMED else 2 for view in VIEWS]
     expected = stages.run(pictures)
     for kind, array in zip(("maps", "logits", "vectors"), expected, strict=True):
         np.testing.assert_allclose(np.load(tmp_path / f"plain.{kind}.npy"), array, atol=0.02)  # kept as float16
@@ -174,7 +189,8 @@ def test_int8_has_a_scale_for_each_column() -> None:
 
 def test_what_is_rounded_is_divided_first_and_peaks_cost_less(tmp_path: Path) -> None:
     """Two layers take in the same, of which one channel is thirty times the others."""
-    taken = torch.randn(40, 16, generator=torch.Generator().manual_seed(0)) * torch.tensor([30.0] + [1.0] * 15)
+    torch.manual_seed(0)
+    taken = torch.randn(40, 16) * torch.tensor([30.0] + [1.0] * 15)
     layers = nn.ModuleDict({name: nn.Linear(16, 8) for name in ("query", "key")})
     tower = nn.ModuleDict({"attention": nn.ModuleDict({"self": layers})})
     nodes = [helper.make_node("DynamicQuantizeLinear", ["x"], ["x_quantized", "x_scale", "x_zero"])]
@@ -218,7 +234,7 @@ def test_what_is_rounded_is_divided_first_and_peaks_cost_less(tmp_path: Path) ->
     torch.testing.assert_close(found["attention.self.query"], found["attention.self.key"])
     write_tower(tower, start, out, found)
     assert [node.op_type for node in onnx.load(out).graph.node][:2] == ["Mul", "DynamicQuantizeLinear"]
-    assert error() < rounded / 3
+    assert error() < rounded / 2
 
 
 def test_a_rounded_tower_is_nearly_the_same(image_onnx: Path, pictures: list[Image.Image], tmp_path: Path) -> None:
@@ -233,6 +249,33 @@ def test_a_rounded_tower_is_nearly_the_same(image_onnx: Path, pictures: list[Ima
     assert [one.count("Conv") for one in kinds] == [64, 64]
     assert kinds[0].count("QuantizeLinear") > kinds[1].count("QuantizeLinear") > 30
     assert whole.stat().st_size < stages.stat().st_size < image_onnx.stat().st_size
+
+
+def test_a_tower_learns_as_it_computes_when_it_is_rounded(
+    image_onnx: Path, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    """Of weights that are not rounded yet, those of the package times something near 1."""
+    start, whole = tmp_path / "start.onnx", tmp_path / "whole.onnx"
+    tower = read_image_tower(image_onnx, dropout=0).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for block in tower._blocks:
+            for one in (block._expand_conv, block._project_conv):
+                one.weight.mul_(1 + 0.1 * torch.randn_like(one.weight))
+    write_tower(tower, image_onnx, start)
+    round_convolutions(start, pictures, whole)
+    maps, _, expected = FrozenStages(whole, tmp_path).run(pictures)
+    with torch.no_grad():
+        exact = tower(torch.from_numpy(maps))[0].numpy()
+    tower.round()
+    found = tower(torch.from_numpy(maps))[0]
+    far = [1 - (one * expected).sum(axis=1).mean() for one in (exact, found.detach().numpy())]
+    assert far[1] < far[0]
+    found.sum().backward()
+    for block in tower._blocks:
+        for one in (block._expand_conv, block._project_conv):
+            assert one.weight.grad is not None
+            assert one.weight.grad.abs().sum() > 0
 
 
 def test_a_channel_without_weights_keeps_its_bias(pictures: list[Image.Image], tmp_path: Path) -> None:
@@ -419,6 +462,31 @@ def test_a_crop_is_half_of_the_picture_or_more() -> None:
     assert min(shares) > 0.49
     assert max(shares) <= 1
     assert len(set(shapes)) > 40
+
+
+def test_what_several_views_say_is_their_mean(image_onnx: Path, pictures: list[Image.Image], tmp_path: Path) -> None:
+    """Vectors are those of the encoder that looks at corners, too."""
+    stages = FrozenStages(image_onnx, tmp_path)
+    views = ["plain", *CORNERS]
+    seen = [stages.run([VIEWS[view](one, random.Random(0)) for one in pictures]) for view in views]
+    found = mean_of([Said(logits, vectors) for _, logits, vectors in seen])
+    np.testing.assert_allclose(found.logits, np.mean([logits for _, logits, _ in seen], axis=0), atol=0.02)
+    for file in BUILTIN_DIR.iterdir():
+        (tmp_path / file.name).symlink_to(image_onnx if file.name == "image.onnx" else file)
+    encoder = CroppingEncoder(get_encoder(f"onnx:{tmp_path}"))
+    np.testing.assert_allclose(found.vectors, encoder.encode_images([np.asarray(p) for p in pictures]), atol=1e-3)
+
+
+def test_a_sketch_is_light_and_keeps_the_shape_of_the_picture(pictures: list[Image.Image]) -> None:
+    picture = pictures[0]
+    sketches = [sketched(picture, random.Random(seed)) for seed in range(40)]
+    for one in sketches:
+        assert 128 <= max(one.size) <= 512
+        assert one.width / one.height == pytest.approx(picture.width / picture.height, rel=0.02)
+    light = [np.asarray(one).mean() > 1.3 * np.asarray(picture).mean() for one in sketches]
+    coloured = [np.ptp(np.asarray(one), axis=2).max() > 30 for one in sketches]
+    assert 0 < sum(coloured) < 25
+    assert all(is_light or is_coloured for is_light, is_coloured in zip(light, coloured, strict=True))
 
 
 def test_pixels_are_as_the_encoder_takes_them() -> None:

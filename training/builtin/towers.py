@@ -18,6 +18,7 @@ from xsearch.encoders import Encoder
 # Channels in and out and kernel of the blocks that are tuned. Blocks 0 to 15 stay frozen, in ONNX Runtime.
 TUNED_BLOCKS = {16: (208, 208, 5), 17: (208, 208, 5), 18: (208, 208, 5), 19: (208, 208, 5), 20: (208, 352, 3)}
 EXPANSION = 6
+WEIGHT_STEPS = 64
 DIM = 384
 MAX_TOKENS = 48
 TEXTS_AT_ONCE = 128
@@ -49,8 +50,25 @@ def _depthwise(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     return functional.conv2d(x, kernel.to(x.dtype), bias, padding=kernel.shape[-1] // 2, groups=len(kernel))
 
 
+def rounded(x: Tensor) -> Tensor:
+    """Return activations as eight bits hold them, between the least and the most of them."""
+    least, most = min(0.0, x.min().item()), max(0.0, x.max().item())
+    step = max(most - least, 1e-6) / 255
+    return torch.fake_quantize_per_tensor_affine(x.float(), step, round(-least / step), 0, 255).to(x.dtype)
+
+
+def rounded_weights(convolution: nn.Conv2d) -> Tensor:
+    """Return weights as `rounding.py` stores them: seven bits, a scale for each channel that goes out."""
+    weight = convolution.weight
+    steps = weight.detach().abs().amax(dim=(1, 2, 3)).clamp(min=1e-6) / WEIGHT_STEPS
+    zeros = torch.zeros(len(weight), dtype=torch.int32)
+    return torch.fake_quantize_per_channel_affine(weight, steps, zeros, 0, -WEIGHT_STEPS, WEIGHT_STEPS)
+
+
 class Block(nn.Module):
     """An inverted residual of stride 1 (Sandler et al. 2018), batch normalisation folded into its convolutions."""
+
+    is_rounded = False
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
         super().__init__()
@@ -61,10 +79,15 @@ class Block(nn.Module):
         self.residual = channels_in == channels_out
 
     def forward(self, x: Tensor) -> Tensor:
-        depthwise = self._depthwise_conv
-        wide = functional.relu6(self._expand_conv(x))
+        expand, depthwise, project = self._expand_conv, self._depthwise_conv, self._project_conv
+        if self.is_rounded:
+            wide = functional.relu6(functional.conv2d(x, rounded_weights(expand), expand.bias))
+            wide = functional.relu6(FrozenDepthwise.apply(wide, rounded_weights(depthwise), depthwise.bias))
+            out = rounded(functional.conv2d(wide, rounded_weights(project), project.bias))
+            return rounded(x + out) if self.residual else out
+        wide = functional.relu6(expand(x))
         wide = functional.relu6(FrozenDepthwise.apply(wide, depthwise.weight, depthwise.bias))
-        out: Tensor = self._project_conv(wide)
+        out = project(wide)
         return x + out if self.residual else out
 
 
@@ -76,6 +99,7 @@ class ImageTower(nn.Module):
     """
 
     ct: Tensor
+    is_rounded = False
 
     def __init__(self, fc_scale: float, cp_scale: float, dropout: float) -> None:
         super().__init__()
@@ -95,7 +119,12 @@ class ImageTower(nn.Module):
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return unit vectors (n, 384), unit patches (n, p, 384), their weights (n, p), class logits (n, 1000)."""
-        features = functional.relu6(self._conv_head(self._blocks(maps))).flatten(2).transpose(1, 2)
+        head, maps = self._conv_head, self._blocks(maps)
+        if self.is_rounded:
+            maps = functional.relu6(functional.conv2d(maps, rounded_weights(head), head.bias))
+        else:
+            maps = functional.relu6(head(maps))
+        features = maps.flatten(2).transpose(1, 2)
         logits = self._fc(features.mean(dim=1)).float()
         normal = self.drop(self.ln(features))
         wide = self.drop(functional.gelu(self.w1(normal)))
@@ -104,6 +133,14 @@ class ImageTower(nn.Module):
         whole = (patches * weights).sum(dim=1)
         whole = whole + self.class_part(logits) * whole.norm(dim=1, keepdim=True)
         return functional.normalize(whole, dim=1), functional.normalize(patches, dim=2), weights.squeeze(2), logits
+
+    def round(self) -> None:
+        """From now on compute as when convolutions are rounded, nearly; gradients pass by (Bengio et al. 2013).
+
+        What lies between 0 and 6 stays as it is: eight bits hold it well, and there is six times as much of it.
+        """
+        for one in (self, *self._blocks):
+            one.is_rounded = True
 
     def class_part(self, logits: Tensor) -> Tensor:
         """Return (n, 384), what the class texts add to a picture; its length is its weight beside the patches."""

@@ -5,7 +5,7 @@
 
 DATA-DIR holds train-*.parquet and dev-*.parquet (columns image, captions, set), `train-more.parquet` of `gather.py`
 among them, START the files of version 0, as exported and not yet optimised, MINILM the float32 weights (`model/` in the
-package above). WORK keeps what the frozen stages make of every picture (400 MB a view of all, 550 of larger ones), the
+package above). WORK keeps what the frozen stages make of every picture (400 MB a view of all, 600 of larger ones), the
 log (`log.jsonl`, one line a measurement) and of each run, after every epoch, its weights (`weights-0.pt`). Where these
 are there the run is not made again: one that was cut off counts as far as it came. With `--small DIR` only the second
 part is done, from an encoder of before.
@@ -25,15 +25,17 @@ back the weight that they had at the start. Texts are rounded to int8 with less 
 
 Then the image tower goes on, over larger pictures (Touvron et al. 2019, FixRes) and behind stages that are rounded to
 int8 (`rounding.py`), while texts stay as they are. What is not to be forgotten is what was said of the smaller picture,
-as it is. At last all its convolutions are rounded.
+as it is. And on once more, computing as when all its convolutions are rounded, which they are at last (Jacob et al.
+2018): now it learns, beside the texts, what the tower of before says of a picture and its corners in the mean (Hinton
+et al. 2015), which finds more than one look at it; drawings made of the pictures learn the same.
 
 The log beside this file has all runs, told by the line of their recipe. Not shipped: ten epochs from version 0 that
 held one class in five out; one epoch that went on from version 1, and 18 steps of it with three weights of the loss of
 halves; two epochs from version 0 without that loss and with it, the second also with one by which the classes' own
 vectors tell their names (`anchors`), which brought nothing. The fifth is version 2, mixed twice: with the class texts
 weighing what they weighed after training, and what they weighed at the start, as it was shipped. The sixth goes into
-version 3 beside it. The last is the second part of version 4, which began with version 3 and ran behind stages of
-which all but the first convolution were rounded.
+version 3 beside it. Then comes the second part of version 4, which began with version 3 and ran behind stages of
+which all but the first convolution were rounded, and at last what made version 5 of it.
 """
 
 import argparse
@@ -57,14 +59,18 @@ from measures import Development, read_development
 from names import class_texts, prompted
 from numpy.typing import NDArray
 from pictures import (
+    CORNERS,
     FROZEN_OUTPUT,
+    PHOTOGRAPHS,
     STRIDE_PX,
-    VIEWS,
     FrozenStages,
     Pictures,
+    Said,
     cache_views,
     decoded,
     is_name,
+    mean_of,
+    said_of,
     split,
     wait_while,
 )
@@ -83,7 +89,7 @@ class Recipe:
     """What a run is made of; learning rates are those of AdamW at their height."""
 
     epochs: int = 10
-    views: int = len(VIEWS)  # the first so many
+    views: tuple[str, ...] = tuple(PHOTOGRAPHS)
     batch: int = 256
     group: int = 4  # so many pictures that look alike come into a batch together, as hard negatives of one another
     class_share: float = 0.5  # of the class-named pictures, in each epoch: captions are what is scarce
@@ -96,12 +102,14 @@ class Recipe:
     weight_decay: float = 0.05
     keep_classes: float = 1.0  # weight of the divergence from the class probabilities before training
     keep_names: float = 1.0  # the same of the probabilities of names, as told by the vectors
+    keep_texts: float = 0.0  # the same of the texts of a batch
     names: int = 192  # drawn for each batch, of those in training and of ImageNet's classes
     joined: int = 48  # pairs of pictures side by side in each batch
     keep_regions: float = 0.5  # weight of the loss by which the halves of these tell their texts
     average: float = 0.99
     warm_up_steps: int = 15
     hold_out: bool = False  # one class in five, to see what becomes of things that are not shown
+    rounded: bool = False  # what learns computes as it will when it is rounded
     gathered: bool = False  # what `gather.py` found is shown, too
     seed: int = 0
 
@@ -109,10 +117,14 @@ class Recipe:
 # Both towers are the mean of two runs' ends.
 RUNS = ({"captions": 2}, {"captions": 5, "seed": 1})
 # Then the image tower goes on, over larger pictures.
-LARGER = {"epochs": 3, "views": 4, "captions": 5, "rate_blocks": 5e-5, "rate_heads": 2e-4, "gathered": True}
+FURTHER = {"captions": 5, "rate_blocks": 5e-5, "rate_heads": 2e-4, "gathered": True}
+FEW_VIEWS = tuple(PHOTOGRAPHS)[:4]
+LARGER = FURTHER | {"epochs": 3, "views": FEW_VIEWS}
+# And on, taught by what it says of several crops of a picture; drawings are told by the pictures that they are of.
+TAUGHT = FURTHER | {"epochs": 2, "views": (*FEW_VIEWS, "sketched"), "keep_texts": 1.0, "rounded": True}
 LARGER_PX = 256
 SMALL_PX = 224
-CLASS_WEIGHT = 1.2  # over larger pictures rare things are told less surely: class texts weigh so many times as much
+CLASS_WEIGHT = 1.2  # rare things are told less surely after each of both: class texts weigh so many times as much
 CALIBRATION = 256  # pictures by which it is told how convolutions are rounded
 NEIGHBOURS = 32
 WEIGHED = 1024  # pictures by which the weight of the class texts is told
@@ -136,6 +148,7 @@ def main() -> None:
     parser.add_argument("--pause", type=Path, help="sleep while this file exists")
     parser.add_argument("--runs", type=json.loads, default=RUNS, help='what each changes, as [{"epochs": 3}]')
     parser.add_argument("--larger", type=json.loads, default=LARGER, help="the same of the run over larger pictures")
+    parser.add_argument("--taught", type=json.loads, default=TAUGHT, help="the same of the run that crops teach")
     parser.add_argument("--small", type=Path, help="an encoder of before, for what comes before larger pictures")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -176,7 +189,7 @@ def train_towers(options: argparse.Namespace, data: Data, out: Path, note: Note)
     """Train both towers, and write what lies between their start and the mean of the runs' ends."""
     image_onnx = options.start / "image.onnx"
     stages = FrozenStages(image_onnx, options.work)
-    maps = cache_views(list(VIEWS), data.pictures, stages, options.work / f"views-{SMALL_PX}", options.pause)
+    maps = cache_views(list(PHOTOGRAPHS), data.pictures, stages, options.work / f"views-{SMALL_PX}", options.pause)
     development = read_development(options.data_dir, data.told_by_class, data.classes, stages)
     ends = []
     for at, changes in enumerate(options.runs):
@@ -204,33 +217,45 @@ def train_larger(options: argparse.Namespace, data: Data, small: Path, note: Not
 
     Its texts stay as they are, and as they are rounded.
     """
-    recipe = Recipe(**options.larger)
-    torch.manual_seed(recipe.seed)
+    work: Path = options.work
+    larger, tuned, taught = (work / f"{name}.onnx" for name in ("larger", "tuned", "taught"))
     shutil.copytree(small, options.out, dirs_exist_ok=True)
     store_unsigned(options.out / "text.onnx")
     encoder = OnnxEncoder(options.out, name="small")
-    larger, tuned = options.work / "larger.onnx", options.work / "tuned.onnx"
-    enlarge(small / "image.onnx", LARGER_PX, larger)
-    drawn = random.Random(recipe.seed).sample(range(len(data.pictures)), min(CALIBRATION, len(data.pictures)))
-    calibration = [Image.fromarray(decoded(data.pictures.images[i])) for i in drawn]
-    round_convolutions(larger, calibration, options.work / "rounded.onnx", last=FROZEN_OUTPUT)
-    stages = FrozenStages(options.work / "rounded.onnx", options.work)
-    views = list(VIEWS)[: recipe.views]
-    maps = cache_views(views, data.pictures, stages, options.work / f"views-{LARGER_PX}", options.pause)
-    development = read_development(options.data_dir, data.told_by_class, data.classes, stages)
-    image = read_image_tower(larger, recipe.dropout)
-    before = FrozenStages(small / "image.onnx", options.work)
-    said = cache_views(["plain"], data.pictures, before, options.work / f"said-{SMALL_PX}", options.pause)
     text, scale = FixedTexts(encoder), encoder.spec.logit_scale
-    run = Run(recipe, data, maps, image, text, scale, options.pause, before=said * len(maps))
-    start, checkpoint = run.weights(), options.work / "weights-larger.pt"
-    if not checkpoint.exists():
-        run.train(development, checkpoint, note)
-    run.mix_best(start, torch.load(checkpoint), development, note)
-    image.weigh_class_part(CLASS_WEIGHT)
-    write_tower(image, larger, tuned)
-    round_convolutions(tuned, calibration, options.out / "image.onnx")
-    _copy_config(small, options.out, version=options.version, logit_scale=run.logit_scale.exp().item())
+    enlarge(small / "image.onnx", LARGER_PX, larger)
+    drawn = random.Random(0).sample(range(len(data.pictures)), min(CALIBRATION, len(data.pictures)))
+    calibration = [Image.fromarray(decoded(data.pictures.images[i])) for i in drawn]
+    round_convolutions(larger, calibration, work / "stages.onnx", last=FROZEN_OUTPUT)
+    stages = FrozenStages(work / "stages.onnx", work)
+    development = read_development(options.data_dir, data.told_by_class, data.classes, stages)
+
+    def cached(views: Sequence[str], stages: FrozenStages, folder: str) -> list[Path]:
+        return cache_views(views, data.pictures, stages, work / folder, options.pause)
+
+    def trained_on(name: str, start_onnx: Path, recipe: Recipe, said: Said, out: Path) -> float:
+        torch.manual_seed(recipe.seed)
+        image = read_image_tower(start_onnx, recipe.dropout)
+        if recipe.rounded:
+            image.round()
+        maps = cached(recipe.views, stages, f"views-{LARGER_PX}")
+        run = Run(recipe, data, maps, image, text, scale, options.pause, before=[said] * len(maps))
+        start, checkpoint = run.weights(), work / f"weights-{name}.pt"
+        if not checkpoint.exists():
+            run.train(development, checkpoint, note)
+        run.mix_best(start, torch.load(checkpoint), development, note)
+        image.weigh_class_part(CLASS_WEIGHT)
+        write_tower(image, larger, out)
+        return run.logit_scale.exp().item()
+
+    (plain,) = cached(["plain"], FrozenStages(small / "image.onnx", work), f"said-{SMALL_PX}")
+    scale = trained_on("larger", larger, Recipe(**options.larger), said_of(plain), tuned)
+    round_convolutions(tuned, calibration, work / "teacher.onnx")
+    crops = cached(["plain", *CORNERS], FrozenStages(work / "teacher.onnx", work), f"said-{LARGER_PX}")
+    said = mean_of([said_of(one) for one in crops])
+    scale = trained_on("taught", tuned, Recipe(**options.taught), said, taught)
+    round_convolutions(taught, calibration, options.out / "image.onnx")
+    _copy_config(small, options.out, version=options.version, logit_scale=scale)
 
 
 def _copy_config(start: Path, out: Path, **changes: Any) -> None:
@@ -258,15 +283,13 @@ class Run:
         text: TextTower | FixedTexts,
         logit_scale: float,
         pause: Path | None,
-        before: list[Path] | None = None,
+        before: Sequence[Said] = (),
     ) -> None:
-        """`before` are the files of maps beside which lies what is not to be forgotten, by default those of `maps`."""
+        """`before` is what is not to be forgotten of each view, by default what lies beside its `maps`."""
         self._recipe, self._pictures, self._pause = recipe, data.pictures, pause
         self._shown = data.shown(recipe)
-        maps, before = maps[: recipe.views], (before or maps)[: recipe.views]
         self._maps = [np.load(file, mmap_mode="r") for file in maps]
-        self._logits = [np.load(str(file).replace(".maps.", ".logits.")) for file in before]
-        self._known = [np.load(str(file).replace(".maps.", ".vectors.")) for file in before]
+        self._before = before or [said_of(file) for file in maps]
         self.image, self.text = image, text
         self.logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
         self._rng = random.Random(recipe.seed)
@@ -286,7 +309,7 @@ class Run:
         self.text.eval()
         with torch.no_grad(), in_bfloat16():
             self._known_names = self.text.encode(self._names)
-        self._neighbours = _neighbours(self._known[0])
+        self._neighbours = _neighbours(self._before[0].vectors)
         self._weighed = sorted(random.Random(recipe.seed).sample(self._shown, min(WEIGHED, len(self._shown))))
         self._class_weight = self._weight_of_class_part()
         self._steps = recipe.epochs * (len(self._order()) // recipe.batch)
@@ -362,8 +385,12 @@ class Run:
     def _step(self, rows: list[int]) -> float:
         views = [self._rng.choice([at for at, maps in enumerate(self._maps) if row < len(maps)]) for row in rows]
         maps = np.stack([self._maps[view][row] for view, row in zip(views, rows, strict=True)])
-        before = np.stack([self._logits[view][row] for view, row in zip(views, rows, strict=True)])
-        known = np.stack([self._known[view][row] for view, row in zip(views, rows, strict=True)])
+        logits_before, before = (
+            torch.from_numpy(
+                np.stack([getattr(self._before[view], kind)[row] for view, row in zip(views, rows, strict=True)])
+            ).float()
+            for kind in ("logits", "vectors")
+        )
         names = self._rng.sample(range(len(self._names)), min(self._recipe.names, len(self._names)))
         texts, same = draw_texts([self._pictures.texts[row] for row in rows], self._recipe.captions, self._rng)
         with in_bfloat16():
@@ -372,10 +399,12 @@ class Run:
             named = self.text.encode([self._names[i] for i in names])
         pointing = self._pointing(maps, said, same) if self._recipe.keep_regions else torch.tensor(0.0)
         matching = symmetric_loss(self.logit_scale.exp() * shown @ said.T, same)
-        classes = _divergence(logits, torch.from_numpy(before).float())
-        told = LOGIT_SCALE * torch.from_numpy(known).float() @ self._known_names[names].T
-        forgetting = self._recipe.keep_classes * classes
-        forgetting += self._recipe.keep_names * _divergence(LOGIT_SCALE * shown @ named.T, told)
+        forgetting = self._recipe.keep_classes * _divergence(logits, logits_before)
+        for weight, texts_kept, known in (
+            (self._recipe.keep_names, named, self._known_names[names]),
+            (self._recipe.keep_texts, said, said.detach()),
+        ):
+            forgetting += weight * _divergence(LOGIT_SCALE * shown @ texts_kept.T, LOGIT_SCALE * before @ known.T)
         self._optimizer.zero_grad()
         (matching + forgetting + self._recipe.keep_regions * pointing).backward()
         nn.utils.clip_grad_norm_([one for group in self._optimizer.param_groups for one in group["params"]], 1.0)
