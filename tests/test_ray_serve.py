@@ -1,6 +1,7 @@
 """Parts on replicas answer as one process does, bit for bit, whoever dies meanwhile."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -367,6 +368,13 @@ def test_without_all_of_its_replicas_a_part_is_an_error_never_a_wrong_answer(
         monkeypatch.undo()
         comes(lambda: len(replicas_of(name)) == REPLICAS)
         assert shared.query("a cat").hits == expected
+
+
+def test_a_busy_replica_is_no_warning(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("ray.serve")
+    log.warning("Failed to get queue length from %s within 0.1s.", "Replica(id='1')")
+    log.warning("%s has died.", "Replica(id='1')")
+    assert caplog.messages == ["Replica(id='1') has died."]
 
 
 # The command

@@ -336,7 +336,9 @@ def serving(
     `Manifest.load` does.
     """
     Manifest.load(folder)  # what is not there is told before Ray is started
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    log = logging.getLogger("ray.serve")
+    log.setLevel(logging.WARNING)
+    log.addFilter(_is_for_a_person)
     with joined(address, cpus=(parts or 2) * replicas):
         parts = parts or max(2, sum(node["Alive"] for node in ray.nodes()))
         cpus = int(ray.cluster_resources().get("CPU", 0))
@@ -352,6 +354,11 @@ def serving(
             yield Parts(_deployed(folder.resolve(), names, replicas), wait_s)
         finally:
             _delete(name)
+
+
+def _is_for_a_person(record: logging.LogRecord) -> bool:
+    """Whether a line of Serve's log is of use: that a busy replica takes a tenth of a second to say so is not."""
+    return not record.getMessage().startswith("Failed to get queue length")
 
 
 def _delete(name: str, *, but: Sequence[str] = ()) -> None:
