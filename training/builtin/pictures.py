@@ -38,7 +38,6 @@ HELD_OUT_OF = "nips2017_imagenet_like"
 HELD_OUT_SHARE = 0.2
 DRAWN_FROM = (HELD_OUT_OF, "imagenet_synsets_ajs", "caltech101")
 
-
 View = Callable[[Image.Image, random.Random], Image.Image]
 
 
