@@ -34,6 +34,8 @@ class OpenVinoTower:
         streams = {"NUM_STREAMS": str(threads), "INFERENCE_NUM_THREADS": threads}
         self._model = core.compile_model(file, "CPU", {**streams, "INFERENCE_PRECISION_HINT": precision})
         self._of_thread = threading.local()
+        # OpenVINO's bindings meet numpy at the first array: two threads that bring one at once wait for each other.
+        self._model.create_infer_request().get_input_tensor().data  # noqa: B018
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Return the named outputs."""
