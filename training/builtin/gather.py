@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pictures import CHUNK_PICTURES, FrozenStages, decoded, is_name, read_pictures
+from pictures import FrozenStages, chunks, decoded, is_name, read_pictures
 from PIL import Image
 
 OUT = "train-more.parquet"
@@ -114,11 +114,7 @@ def _words(text: str) -> str:
 
 def _vectors(images: list[bytes], options: argparse.Namespace) -> NDArray[np.float32]:
     stages = FrozenStages(options.start / "image.onnx", options.data_dir)
-    found = []
-    for at in range(0, len(images), CHUNK_PICTURES):
-        chunk = [Image.fromarray(decoded(one)) for one in images[at : at + CHUNK_PICTURES]]
-        found.append(stages.run(chunk)[2])
-    return np.concatenate(found)
+    return np.concatenate([stages.run([Image.fromarray(decoded(one)) for one in chunk])[2] for chunk in chunks(images)])
 
 
 def _small(image: bytes) -> bytes:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -38,6 +39,7 @@ HELD_OUT_OF = "nips2017_imagenet_like"
 HELD_OUT_SHARE = 0.2
 DRAWN_FROM = (HELD_OUT_OF, "imagenet_synsets_ajs", "caltech101")
 
+T = TypeVar("T")
 View = Callable[[Image.Image, random.Random], Image.Image]
 
 
@@ -196,8 +198,7 @@ class FrozenStages:
 
     def maps(self, pictures: Sequence[Image.Image]) -> NDArray[np.float16]:
         """Return (n, 208, side, side), the output of the last frozen stage."""
-        chunks = [pictures[at : at + CHUNK_PICTURES] for at in range(0, len(pictures), CHUNK_PICTURES)]
-        return np.concatenate([self.run(chunk)[0] for chunk in chunks]).astype(np.float16)
+        return np.concatenate([self.run(chunk)[0] for chunk in chunks(pictures)]).astype(np.float16)
 
 
 def pixels(pictures: Sequence[Image.Image], side_px: int) -> NDArray[np.float32]:
@@ -250,11 +251,11 @@ def _cache_view(view: str, images: list[bytes], stages: FrozenStages, folder: Pa
     maps = np.lib.format.open_memmap(unfinished, "w+", np.float16, (n, 208, side, side))
     logits, vectors = np.empty((n, 1000), np.float16), np.empty((n, 384), np.float16)
     rng = random.Random(view)
-    for chunk in _chunks(n):
+    for chunk in chunks(range(n)):
         wait_while(pause)
         opened = [Image.open(io.BytesIO(images[i])).convert("RGB") for i in chunk]
         seen = [VIEWS[view](one, rng) for one in opened]
-        at = slice(chunk.start, chunk.stop)
+        at = slice(chunk[0], chunk[-1] + 1)
         maps[at], logits[at], vectors[at] = stages.run(seen)
     maps.flush()
     np.save(folder / f"{view}.logits.npy", logits)
@@ -263,8 +264,9 @@ def _cache_view(view: str, images: list[bytes], stages: FrozenStages, folder: Pa
     return done
 
 
-def _chunks(n: int) -> Iterator[range]:
-    return (range(at, min(at + CHUNK_PICTURES, n)) for at in range(0, n, CHUNK_PICTURES))
+def chunks(of: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Return what a run of the stages takes at once, one after the other; of a range, ranges."""
+    return (of[at : at + CHUNK_PICTURES] for at in range(0, len(of), CHUNK_PICTURES))
 
 
 def wait_while(pause: Path | None) -> None:

@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from pictures import CHUNK_PICTURES, STRIDE_PX, pixels
+from pictures import STRIDE_PX, chunks, pixels
 from PIL import Image
 
 ROUNDED = ("Conv", "Clip", "Add")
@@ -26,7 +26,7 @@ SMALL = 5000  # numbers
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, pictures: Sequence[Image.Image], side_px: int) -> None:
-        self._chunks = iter([pictures[at : at + CHUNK_PICTURES] for at in range(0, len(pictures), CHUNK_PICTURES)])
+        self._chunks = chunks(pictures)
         self._side_px = side_px
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:

@@ -80,15 +80,19 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         expand, depthwise, project = self._expand_conv, self._depthwise_conv, self._project_conv
-        if self.is_rounded:
-            wide = functional.relu6(functional.conv2d(x, rounded_weights(expand), expand.bias))
-            wide = functional.relu6(FrozenDepthwise.apply(wide, rounded_weights(depthwise), depthwise.bias))
-            out = rounded(functional.conv2d(wide, rounded_weights(project), project.bias))
-            return rounded(x + out) if self.residual else out
-        wide = functional.relu6(expand(x))
-        wide = functional.relu6(FrozenDepthwise.apply(wide, depthwise.weight, depthwise.bias))
-        out = project(wide)
-        return x + out if self.residual else out
+        weights, kept = (rounded_weights, rounded) if self.is_rounded else (_weights, _as_it_is)
+        wide = functional.relu6(functional.conv2d(x, weights(expand), expand.bias))
+        wide = functional.relu6(FrozenDepthwise.apply(wide, weights(depthwise), depthwise.bias))
+        out = kept(functional.conv2d(wide, weights(project), project.bias))
+        return kept(x + out) if self.residual else out
+
+
+def _weights(convolution: nn.Conv2d) -> Tensor:
+    return convolution.weight
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
 
 
 class ImageTower(nn.Module):
@@ -119,11 +123,8 @@ class ImageTower(nn.Module):
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return unit vectors (n, 384), unit patches (n, p, 384), their weights (n, p), class logits (n, 1000)."""
-        head, maps = self._conv_head, self._blocks(maps)
-        if self.is_rounded:
-            maps = functional.relu6(functional.conv2d(maps, rounded_weights(head), head.bias))
-        else:
-            maps = functional.relu6(head(maps))
+        head, weights = self._conv_head, rounded_weights if self.is_rounded else _weights
+        maps = functional.relu6(functional.conv2d(self._blocks(maps), weights(head), head.bias))
         features = maps.flatten(2).transpose(1, 2)
         logits = self._fc(features.mean(dim=1)).float()
         normal = self.drop(self.ln(features))

@@ -404,7 +404,8 @@ class Run:
             (self._recipe.keep_names, named, self._known_names[names]),
             (self._recipe.keep_texts, said, said.detach()),
         ):
-            forgetting += weight * _divergence(LOGIT_SCALE * shown @ texts_kept.T, LOGIT_SCALE * before @ known.T)
+            if weight:
+                forgetting += weight * _divergence(LOGIT_SCALE * shown @ texts_kept.T, LOGIT_SCALE * before @ known.T)
         self._optimizer.zero_grad()
         (matching + forgetting + self._recipe.keep_regions * pointing).backward()
         nn.utils.clip_grad_norm_([one for group in self._optimizer.param_groups for one in group["params"]], 1.0)
