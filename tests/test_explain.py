@@ -84,10 +84,10 @@ def test_words_that_fit_add_to_the_score_and_others_take_from_it(encoder: Encode
     assert weights["street"] > 0.1
     assert weights["giraffe"] < -0.05
     peaks = dict(zip(found.words, found.word_heat.max(axis=1), strict=True))
-    assert peaks["street"] > 0.9 > 0.5 > peaks["giraffe"]
+    assert peaks["street"] > 0.9 > 0.3 > peaks["giraffe"]
     street = found.word_heat[found.words.index("street")].reshape(SIDE, SIDE)
     assert street[5:].sum() > 3 * street[2:5].sum()  # the ground, not the bus
-    assert street[5:].sum() > street[:2].sum()  # nor so much the house
+    assert street[5:].sum() > 1.5 * street[:2].sum()  # nor so much the house
 
 
 def test_heat_lies_on_the_photograph_that_the_text_is_of(encoder: Encoder, squares: list[RGBImage]) -> None:

@@ -188,9 +188,9 @@ def test_int8_has_a_scale_for_each_column() -> None:
 
 
 def test_what_is_rounded_is_divided_first_and_peaks_cost_less(tmp_path: Path) -> None:
-    """Two layers take in the same, of which one channel is thirty times the others."""
+    """Two layers take in the same, of which one channel is sixty times the others."""
     torch.manual_seed(0)
-    taken = torch.randn(40, 16) * torch.tensor([30.0] + [1.0] * 15)
+    taken = torch.randn(40, 16) * torch.tensor([60.0] + [1.0] * 15)
     layers = nn.ModuleDict({name: nn.Linear(16, 8) for name in ("query", "key")})
     tower = nn.ModuleDict({"attention": nn.ModuleDict({"self": layers})})
     nodes = [helper.make_node("DynamicQuantizeLinear", ["x"], ["x_quantized", "x_scale", "x_zero"])]
@@ -234,7 +234,7 @@ def test_what_is_rounded_is_divided_first_and_peaks_cost_less(tmp_path: Path) ->
     torch.testing.assert_close(found["attention.self.query"], found["attention.self.key"])
     write_tower(tower, start, out, found)
     assert [node.op_type for node in onnx.load(out).graph.node][:2] == ["Mul", "DynamicQuantizeLinear"]
-    assert error() < rounded / 2
+    assert error() < rounded / 3
 
 
 def test_a_rounded_tower_is_nearly_the_same(image_onnx: Path, pictures: list[Image.Image], tmp_path: Path) -> None:
