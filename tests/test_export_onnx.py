@@ -430,3 +430,5 @@ def test_the_command_tells_it_as_json(folder: Path, tmp_path: Path, capsys: pyte
 def test_what_is_stored_so_already_is_told(tmp_path: Path) -> None:
     with pytest.raises(EncoderUnavailable, match="builtin is stored as ONNX files already"):
         run(["export-onnx", "builtin", str(tmp_path / "out")])
+    with pytest.raises(EncoderUnavailable, match=r"crops:builtin is not stored by itself; .* as crops:onnx:FOLDER"):
+        run(["export-onnx", "crops:builtin", str(tmp_path / "out")])

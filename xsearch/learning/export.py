@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from xsearch.encoders import Encoder
+from xsearch.encoders.crops import CroppingEncoder
 from xsearch.encoders.framing import MAX_ASPECT
 from xsearch.encoders.heads import HeadedEncoder
 from xsearch.encoders.onnx import OnnxEncoder
@@ -127,6 +128,11 @@ def export_onnx(
     another fingerprint. `pictures` are those it is compared on, with generic texts. Raises EncoderUnavailable for
     models that cannot be exported, XSearchError if the vectors do not agree or the folder is not empty.
     """
+    if isinstance(model, CroppingEncoder):
+        raise EncoderUnavailable(
+            f"{model.spec.name} is not stored by itself",
+            remedy="export the model below, and open it as crops:onnx:FOLDER",
+        )
     if not isinstance(model, (OpenClipEncoder, HeadedEncoder)):
         raise EncoderUnavailable(
             f"{model.spec.name} is stored as ONNX files already",
