@@ -288,7 +288,8 @@ def test_verify_tells_a_damaged_shard_and_repair_lets_it_go(home: Path, library:
     assert done.returncode == 2
     (fault,) = done.stdout.splitlines()
     assert fault.startswith(f"shards/{shard.name}: ")
-    assert done.stderr == "xsearch: the library is damaged; `xsearch verify --repair` mends what can be mended\n"
+    remedy = f"`xsearch verify --repair --data {library}` mends what can be mended"
+    assert done.stderr == f"xsearch: the library is damaged; {remedy}\n"
     told = only_json(run_xsearch("verify", "--data", library, "--json"))
     assert told["clean"] is False
     assert [fault["file"] for fault in told["faults"]] == [f"shards/{shard.name}"]

@@ -542,7 +542,9 @@ class TestOpening:
         add(tmp_path, "a")
         (tmp_path / MANIFEST).write_bytes(text.encode("latin-1"))
         for attempt in (lambda: Library.open(tmp_path), lambda: add(tmp_path, "b")):
-            with pytest.raises(LibraryDamaged, match=r"manifest.json cannot be read \(.*; `xsearch verify --repair`"):
+            with pytest.raises(
+                LibraryDamaged, match=r"manifest.json cannot be read \(.*; `xsearch verify --repair --data .*`"
+            ):
                 attempt()
         assert [fault.file for fault in faults(tmp_path)] == [MANIFEST]
         assert len(shard_files(tmp_path)) == 1
@@ -560,7 +562,9 @@ class TestOpening:
         add(tmp_path, "a")
         (file,) = (tmp_path / "shards").iterdir()
         file.unlink()
-        with pytest.raises(LibraryDamaged, match=rf"shard {file.stem} of .* is missing; `xsearch verify --repair`"):
+        with pytest.raises(
+            LibraryDamaged, match=rf"shard {file.stem} of .* is missing; `xsearch verify --repair --data {tmp_path}`"
+        ):
             Library.open(tmp_path)
         assert [(fault.file, fault.what) for fault in faults(tmp_path)] == [(f"shards/{file.name}", "it is missing")]
 

@@ -498,7 +498,7 @@ def test_a_library_that_is_not_there_or_damaged_is_told(pictures: Path, tmp_path
     content = bytearray(shard.read_bytes())
     content[len(content) // 3] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(LibraryDamaged, match="`xsearch verify --repair`"):
+    with pytest.raises(LibraryDamaged, match=f"`xsearch verify --repair --data {pictures}`"):
         migrate.migrate(pictures, NewEncoder())
 
 

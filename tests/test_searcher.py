@@ -375,7 +375,7 @@ def test_a_damaged_index_file_costs_time_and_no_answer(
     damaged = Searcher(tmp_path / "library", on_warning=warnings.append)
     assert damaged.query("a cat", k=20).hits == searcher.query("a cat", k=20).hits
     assert len(warnings) == 1
-    assert "xsearch verify --repair" in warnings[0]
+    assert f"`xsearch verify --repair --data {tmp_path / 'library'}`" in warnings[0]
 
 
 def test_search_gives_rows_and_cosines_of_the_kinds_asked_for(searcher: Searcher, encoder: Encoder) -> None:

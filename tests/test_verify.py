@@ -125,7 +125,9 @@ class TestAnyByte:
         rng = random.Random(3)
         for at in [*rng.sample(range(footer, len(content)), 150), *range(len(content) - 8, len(content))]:
             flip(file, at, 1 << rng.randrange(8))
-            with pytest.raises(LibraryDamaged, match="its footer is not what was written; `xsearch verify --repair`"):
+            with pytest.raises(
+                LibraryDamaged, match=f"its footer is not what was written; `xsearch verify --repair --data {data}`"
+            ):
                 Library.open(data)
             file.write_bytes(content)
 
@@ -234,7 +236,7 @@ class TestRepair:
         rows = Manifest.load(data).shards[position].rows
         flip(shard_files(data)[position], 3000)
         assert repair(data) == [
-            f"damaged shards were let go of: 1, with {rows} items; run `xsearch index SOURCE`",
+            f"damaged shards were let go of: 1, with {rows} items; run `xsearch index SOURCE --data {data}`",
             "the index was built anew",
         ]
         assert verify(data) == []
@@ -256,7 +258,7 @@ class TestRepair:
         for file in [*shard_files(data), data / SKIPPED]:
             flip(file, 30)
         assert repair(data) == [
-            f"damaged shards were let go of: 2, with {PICTURES + 10} items; run `xsearch index SOURCE`",
+            f"damaged shards were let go of: 2, with {PICTURES + 10} items; run `xsearch index SOURCE --data {data}`",
             "skipped.parquet was emptied: the next index run fills it",
         ]
         assert verify(data) == []
@@ -419,7 +421,7 @@ class TestDamagedIndex:
         searcher = Searcher(data, encoder=FakeEncoder(), on_warning=warnings.append)
         assert warnings == [
             f"the index file {file} was altered: searching without it, which is slower; "
-            "`xsearch verify --repair` makes it anew"
+            f"`xsearch verify --repair --data {data}` makes it anew"
         ]
         vectors = searcher.library.vectors.take(np.arange(PICTURES + 10)).astype(np.float64)
         scores = (vectors @ queries.T.astype(np.float64)).T.astype(np.float32)
@@ -485,7 +487,7 @@ class TestCommand:
         assert done.returncode == 2
         assert [line.split(":")[0] for line in done.stdout.splitlines()] == [SKIPPED, f"index/{index_of(data).name}"]
         assert done.stderr.count("\n") == 1
-        assert "`xsearch verify --repair`" in done.stderr
+        assert f"`xsearch verify --repair --data {data}`" in done.stderr
         record = json.loads(run_xsearch("verify", "--data", data, "--json").stdout)
         assert record["clean"] is False
         assert [fault["file"] for fault in record["faults"]] == [SKIPPED, f"index/{index_of(data).name}"]
@@ -505,4 +507,4 @@ class TestCommand:
             assert done.returncode == 2
             assert done.stdout == ""
             (line,) = done.stderr.splitlines()
-            assert "`xsearch verify --repair`" in line
+            assert f"`xsearch verify --repair --data {data}`" in line

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xsearch.errors import LibraryDamaged, SourceError, Undecodable
+from xsearch.errors import LibraryDamaged, SourceError, Undecodable, repair_command
 from xsearch.index.plan import SearchSettings
 from xsearch.index.search import search
 from xsearch.index_file import open_index
@@ -230,7 +230,9 @@ def _index(library: Library, on_warning: Callable[[str], None]) -> "IvfPq | None
     try:
         return open_index(library)
     except LibraryDamaged as error:
-        on_warning(f"{error.message}: comparing without it, which is slower; `xsearch verify --repair` makes it anew")
+        on_warning(
+            f"{error.message}: comparing without it, which is slower; {repair_command(library.folder)} makes it anew"
+        )
         return None
 
 

@@ -9,6 +9,11 @@ def command(*words: str | Path) -> str:
     return f"`{shlex.join(map(str, words))}`"
 
 
+def repair_command(library: str | Path) -> str:
+    """Return the command that mends the library in that folder."""
+    return command("xsearch", "verify", "--repair", "--data", library)
+
+
 class XSearchError(Exception):
     """Base of all errors that a person can mend. `remedy` is a sentence or a command, may be empty."""
 

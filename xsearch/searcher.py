@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xsearch.bank import read_bank
 from xsearch.encoders import Encoder, get_encoder
-from xsearch.errors import LibraryDamaged, QueryError, SourceError, Undecodable
+from xsearch.errors import LibraryDamaged, QueryError, SourceError, Undecodable, repair_command
 from xsearch.index.exact import Found
 from xsearch.index.plan import SearchSettings
 from xsearch.index.search import RowSearch, search
@@ -486,9 +486,7 @@ def _open(data: Path, on_warning: Callable[[str], None]) -> "tuple[Library, IvfP
         except LibraryDamaged as error:
             if Manifest.load(data).commit != library.manifest.commit:
                 continue  # a writer has put another index in its place meanwhile
-            on_warning(
-                f"{error.message}: searching without it, which is slower; `xsearch verify --repair` makes it anew"
-            )
+            on_warning(f"{error.message}: searching without it, which is slower; {repair_command(data)} makes it anew")
             return library, None
 
 

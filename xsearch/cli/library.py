@@ -10,6 +10,7 @@ import typer
 from xsearch.cli import BROKEN
 from xsearch.cli.options import DEFAULT_DATA, AnyData, Data, Json, OwnData, to_read, to_write
 from xsearch.cli.output import account, counted, listing, print_json, say, size, warn
+from xsearch.errors import repair_command
 
 NOTHING_KNOWN = 1
 
@@ -69,7 +70,7 @@ def verify_command(
         if not faults:
             say("clean")
     if faults:
-        warn("the library is damaged; `xsearch verify --repair` mends what can be mended")
+        warn(f"the library is damaged; {repair_command(data)} mends what can be mended")
         raise typer.Exit(BROKEN)
 
 

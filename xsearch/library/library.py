@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from xsearch.errors import LibraryDamaged
+from xsearch.errors import LibraryDamaged, repair_command
 from xsearch.library.ids import RowsById, id_numbers
 from xsearch.library.manifest import Manifest
 from xsearch.library.shards import KINDS, RecentTables, Shard, shard_path
@@ -60,7 +60,7 @@ class Library:
                 if newer.commit == manifest.commit:
                     missing = [entry.id for entry in manifest.shards if not shard_path(folder, entry.id).exists()]
                     raise LibraryDamaged(
-                        f"shard {', '.join(missing)} of {folder} is missing", remedy="`xsearch verify --repair`"
+                        f"shard {', '.join(missing)} of {folder} is missing", remedy=repair_command(folder)
                     ) from error
                 manifest = newer
 

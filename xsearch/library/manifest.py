@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xsearch.errors import EncoderMismatch, LibraryDamaged, LibraryNotFound, LibraryTooNew, command
+from xsearch.errors import EncoderMismatch, LibraryDamaged, LibraryNotFound, LibraryTooNew, command, repair_command
 from xsearch.library.files import replacing
 from xsearch.types import EncoderSpec, Fingerprint
 
@@ -151,4 +151,4 @@ def _sealed(body: str) -> str:
 
 
 def _unreadable(where: Path | str, error: Exception) -> LibraryDamaged:
-    return LibraryDamaged(f"{where}/{MANIFEST} cannot be read ({error})", remedy="`xsearch verify --repair`")
+    return LibraryDamaged(f"{where}/{MANIFEST} cannot be read ({error})", remedy=repair_command(where))

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from xsearch.errors import LibraryDamaged
+from xsearch.errors import LibraryDamaged, repair_command
 from xsearch.library.files import TEMPORARY, file_sha256, passing, settle
 from xsearch.library.manifest import ShardEntry
 from xsearch.types import Embeddings, Fingerprint, Item, Kind
@@ -289,7 +289,9 @@ class Shard:
         return np.frombuffer(b"".join(values), np.float16).reshape(rows, self._dim)
 
     def _damaged(self, what: str) -> LibraryDamaged:
-        return LibraryDamaged(f"shard {self._path.name} is damaged: {what}", remedy="`xsearch verify --repair`")
+        return LibraryDamaged(
+            f"shard {self._path.name} is damaged: {what}", remedy=repair_command(self._path.parents[1])
+        )
 
 
 def _footer(mapped: NDArray[np.uint8]) -> NDArray[np.uint8]:

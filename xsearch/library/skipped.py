@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xsearch.errors import LibraryDamaged
+from xsearch.errors import LibraryDamaged, repair_command
 from xsearch.library.files import replacing
 from xsearch.types import Skipped
 
@@ -39,7 +39,7 @@ def read_skipped(folder: Path) -> list[Skipped]:
     except FileNotFoundError:
         return []
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-        raise LibraryDamaged(f"{path} cannot be read ({error})", remedy="`xsearch verify --repair`") from error
+        raise LibraryDamaged(f"{path} cannot be read ({error})", remedy=repair_command(folder)) from error
 
 
 def _checksum(rows: Sequence[dict[str, Any]]) -> bytes:
