@@ -1,8 +1,10 @@
 """What the scripts beside this file compute: `pytest training/builtin`. No data and no network."""
 
 import copy
+import gzip
 import io
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from gather import COPY, Blocks, _differ, _thumbnails
 from graphs import _places, _store, read_image_tower, store_unsigned, write_tower
 from halves import beside, halves
 from measures import pointing, recalls, top1
@@ -40,6 +43,7 @@ from train import GATHERED, Data, Recipe, draw_texts, symmetric_loss
 from xsearch.encoders import get_encoder
 from xsearch.encoders.crops import CroppingEncoder
 from xsearch.encoders.onnx import BUILTIN_DIR
+from xsearch.types import Embeddings
 
 SIDE_PX, SIDE = 256, 8
 OUTPUTS = ["embedding", "patches", "patch_weights"]
@@ -62,6 +66,12 @@ def tower(image_onnx: Path) -> ImageTower:
 def pictures() -> list[Image.Image]:
     noise = np.random.default_rng(0).integers(0, 256, (3, 12, 16, 3), np.uint8)
     return [Image.fromarray(one).resize((320, 240), Image.Resampling.BICUBIC) for one in noise]
+
+
+def as_file(picture: Image.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind)
+    return file.getvalue()
 
 
 def unround(image_onnx: Path, out: Path) -> None:
@@ -123,11 +133,7 @@ def test_the_weight_of_the_class_texts_can_be_set(tower: ImageTower) -> None:
 
 def test_every_view_is_kept_as_the_graph_sees_it(image_onnx: Path, pictures: list[Image.Image], tmp_path: Path) -> None:
     """Both cores make views, and the later ones only of pictures with captions, which come first."""
-    files = []
-    for picture in pictures:
-        file = io.BytesIO()
-        picture.save(file, "png")
-        files.append(file.getvalue())
+    files = [as_file(picture, "png") for picture in pictures]
     texts = [["a dog", "a dog on grass"], ["somebody cooks"], ["a photo of a dog"]]
     assert [is_name(one) for one in texts] == [False, False, True]
     shown = Pictures(files, texts, ["set"] * 3)
@@ -436,6 +442,35 @@ def test_more_texts_than_pictures() -> None:
     own = torch.tensor([[1.0, 0, 1], [0, 1, 0]])
     assert symmetric_loss(torch.zeros(2, 3), own).item() == pytest.approx((np.log(3) + np.log(2)) / 2)
     assert symmetric_loss(50 * own, own).item() == pytest.approx(np.log(2) / 4)  # two texts share one picture's rows
+
+
+def test_the_captions_of_a_picture_are_found_among_others(tmp_path: Path) -> None:
+    """Blocks of two to seven captions, told by letters that are each in one block only."""
+    sizes = [5, 4, 5, 7, 5, 3, 5, 6, 2, 5]
+    blocks = [[f"{letter} {at}" for at in range(size)] for letter, size in zip("abcdefghij", sizes, strict=True)]
+    file = tmp_path / "captions.txt.gz"
+    with gzip.open(file, "wt") as lines:
+        lines.writelines(f"{line}\n" for block in blocks for line in block)
+    rng = np.random.default_rng(0)
+    noise = {line: rng.normal(size=32) for block in blocks for line in block}
+
+    def encode(texts: Sequence[str]) -> Embeddings:
+        vectors = np.stack([6 * np.eye(32)["abcdefghij".index(text[0])] + noise[text] for text in texts])
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+    found = Blocks(file, encode)
+    for block in blocks:
+        for line in block:
+            assert found.of(f"{line.upper()}.") == block
+    assert found.of("k 0") == ["k 0"]
+
+
+def test_a_copy_of_another_size_and_shape_is_told(pictures: list[Image.Image]) -> None:
+    files = [as_file(picture, "webp") for picture in pictures]
+    squashed = [as_file(picture.resize((200, 120)), "jpeg") for picture in pictures]
+    differ = _differ(_thumbnails(files), _thumbnails(squashed))
+    assert (np.diag(differ) < COPY).all()
+    assert (differ[~np.eye(len(pictures), dtype=bool)] > 2 * COPY).all()
 
 
 def test_names_of_imagenets_classes() -> None:

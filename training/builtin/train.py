@@ -132,7 +132,7 @@ SMOOTHED = 512  # texts by which peaks of activations are told
 SHARES = (0.7, 0.8, 0.9, 1.0)
 AS_GOOD = 0.002  # recall that is given away for a smaller share, which forgets less
 LOGIT_SCALE = 22.96
-GATHERED = {"coco_train2017", "pascal_sentences"}  # sets that `gather.py` writes
+GATHERED = {"coco_train2017", "coco_numbered", "pascal_sentences"}  # sets that `gather.py` writes
 OPTIMIZE = Path(__file__).parents[2] / "tools" / "optimize_text_tower.py"
 
 Note = Callable[..., None]
