@@ -35,7 +35,8 @@ halves; two epochs from version 0 without that loss and with it, the second also
 vectors tell their names (`anchors`), which brought nothing. The fifth is version 2, mixed twice: with the class texts
 weighing what they weighed after training, and what they weighed at the start, as it was shipped. The sixth goes into
 version 3 beside it. Then comes the second part of version 4, which began with version 3 and ran behind stages of
-which all but the first convolution were rounded, and at last what made version 5 of it.
+which all but the first convolution were rounded, what made version 5 of it, and at last, again from version 4, what
+made version 6.
 """
 
 import argparse
@@ -121,7 +122,7 @@ FURTHER = {"captions": 5, "rate_blocks": 5e-5, "rate_heads": 2e-4, "gathered": T
 FEW_VIEWS = tuple(PHOTOGRAPHS)[:4]
 LARGER = FURTHER | {"epochs": 3, "views": FEW_VIEWS}
 # And on, taught by what it says of several crops of a picture; drawings are told by the pictures that they are of.
-TAUGHT = FURTHER | {"epochs": 2, "views": (*FEW_VIEWS, "sketched"), "keep_texts": 1.0, "rounded": True}
+TAUGHT = FURTHER | {"epochs": 4, "views": (*FEW_VIEWS, "sketched"), "keep_texts": 1.0, "rounded": True}
 LARGER_PX = 256
 SMALL_PX = 224
 CLASS_WEIGHT = 1.2  # rare things are told less surely after each of both: class texts weigh so many times as much
