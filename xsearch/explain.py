@@ -74,7 +74,7 @@ def explain(encoder: Encoder, text: str, picture: PictureSource, *, against: Seq
 
     Heat is told against other texts: `against`, by default generic ones. For two photographs side by side and the
     caption of one, the built-in encoder points at its half in 96 of 100, as the cosine alone does, but with .87 of the
-    heat in place of .78; against the caption of the other in 99 of 100 (benchmarks/explain.py).
+    heat in place of .79; against the caption of the other in 99 of 100 (benchmarks/explain.py).
 
     Raises QueryError, Undecodable, and EncoderUnavailable for a model without vectors of regions or words.
     """
