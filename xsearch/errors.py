@@ -9,6 +9,11 @@ def command(*words: str | Path) -> str:
     return f"`{shlex.join(map(str, words))}`"
 
 
+def index_command(library: str | Path) -> str:
+    """Return the command that makes a library there, or brings it up to date."""
+    return command("xsearch", "index", "SOURCE", "--data", library)
+
+
 def repair_command(library: str | Path) -> str:
     """Return the command that mends the library in that folder."""
     return command("xsearch", "verify", "--repair", "--data", library)

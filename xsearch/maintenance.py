@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xsearch.encoders import get_encoder
-from xsearch.errors import LibraryDamaged, command
+from xsearch.errors import LibraryDamaged, index_command
 from xsearch.index.live import live_faiss
 from xsearch.index.plan import IndexKind
 from xsearch.index_file import keep_index, open_index
@@ -112,8 +112,7 @@ def repair(data: Path, on_stage: Callable[[str], None] = lambda stage: None) -> 
         if lost := {fault.shard for fault in found if fault.shard is not None}:
             items = sum(shard.rows - len(shard.dead) for shard in writer.manifest.shards if shard.id in lost)
             writer.drop_shards(lost)
-            again = command("xsearch", "index", "SOURCE", "--data", data)
-            done.append(f"damaged shards were let go of: {len(lost)}, with {items} items; run {again}")
+            done.append(f"damaged shards were let go of: {len(lost)}, with {items} items; run {index_command(data)}")
         if any(fault.file == SKIPPED for fault in found):
             writer.set_skipped([])
             done.append(f"{SKIPPED} was emptied: the next index run fills it")

@@ -10,9 +10,9 @@
 
 The first has 2,000 photographs of COCO (train2017), of which each has one of its captions. DATA-DIR/text has the
 captions of COCO's val2014, to which most of these belong: not of which picture, but those of one picture one after the
-other, so that what tells the same as its neighbours finds the others (`blocks`). The next two have the photographs and
+other, so that what tells the same as its neighbours finds the others (`Blocks`). The next two have the photographs and
 the captions of UIUC Pascal Sentences (Rashtchian et al. 2010), as far as there are animals on them. `evaluate` has the
-captions of COCO's val2017, and the last six have some of its photographs under their numbers. Left out is what a
+captions of COCO's val2017, and the last six have some photographs of COCO under their numbers. Left out is what a
 development picture or one of DATA-DIR's training pictures is like, or has the caption of.
 """
 
@@ -111,7 +111,8 @@ def main() -> None:
         *pascal_sentences(options.clones),
     )
     found = [one for one in every if _is_told(one, told)]
-    images, thumbnails = [one.image for one in found], _thumbnails([one.image for one in found])
+    images = [one.image for one in found]
+    thumbnails = _thumbnails(images)
     new = ~np.tril(_differ(thumbnails, thumbnails) < COPY, -1).any(axis=1)
     for pictures in known.values():
         new &= (_differ(thumbnails, _thumbnails(pictures.images)) >= COPY).all(axis=1)

@@ -8,7 +8,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xsearch.errors import EncoderMismatch, LibraryDamaged, LibraryNotFound, LibraryTooNew, command, repair_command
+from xsearch.errors import (
+    EncoderMismatch,
+    LibraryDamaged,
+    LibraryNotFound,
+    LibraryTooNew,
+    command,
+    index_command,
+    repair_command,
+)
 from xsearch.library.files import replacing
 from xsearch.types import EncoderSpec, Fingerprint
 
@@ -112,8 +120,9 @@ class Manifest:
         except (FileNotFoundError, NotADirectoryError) as error:
             if any((folder / "shards").glob("*.parquet")):
                 raise _unreadable(folder, error) from error
-            remedy = f"make one: {command('xsearch', 'index', 'SOURCE', '--data', folder)}"
-            raise LibraryNotFound(f"there is no library in {folder}", remedy=remedy) from error
+            raise LibraryNotFound(
+                f"there is no library in {folder}", remedy=f"make one: {index_command(folder)}"
+            ) from error
         except OSError as error:
             raise _unreadable(folder, error) from error
         return cls.parse(written, folder)

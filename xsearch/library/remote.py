@@ -21,7 +21,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from xsearch.errors import LibraryDamaged, LibraryLocked, LibraryNotFound, SourceError, command
+from xsearch.errors import LibraryDamaged, LibraryLocked, LibraryNotFound, SourceError, index_command
 from xsearch.library.files import TEMPORARY, file_sha256, replacing
 from xsearch.library.manifest import MANIFEST, IndexEntry, Manifest, ShardEntry
 
@@ -144,8 +144,9 @@ class Remote:
             for _ in range(_LOOKS):
                 raw = self._manifest()
                 if raw is None:
-                    remedy = f"make one: {command('xsearch', 'index', 'SOURCE', '--data', str(self))}"
-                    raise LibraryNotFound(f"there is no library at {self}", remedy=remedy)
+                    raise LibraryNotFound(
+                        f"there is no library at {self}", remedy=f"make one: {index_command(str(self))}"
+                    )
                 try:
                     self._bring(raw, folder)
                     return folder

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from xsearch.errors import LibraryDamaged, command
+from xsearch.errors import LibraryDamaged, index_command
 from xsearch.library.files import file_sha256, replacing, settle
 from xsearch.library.library import Library
 from xsearch.library.writer import LibraryWriter
@@ -335,7 +335,7 @@ def _checksum(*said: Mapping[str, Any]) -> str:
 def _unusable(folder: Path, what: str) -> LibraryDamaged:
     return LibraryDamaged(
         f"the index of words in {folder / WORDS} cannot be used: {what}",
-        remedy=f"{command('xsearch', 'index', 'SOURCE', '--data', folder)} makes it anew",
+        remedy=f"{index_command(folder)} makes it anew",
     )
 
 
