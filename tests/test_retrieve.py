@@ -81,6 +81,27 @@ class TestFusion:
         best = np.sort(fused)[::-1][:20]
         np.testing.assert_allclose(fused[found], best, rtol=0.02)
 
+    def test_max_is_the_order_of_the_term_that_an_item_stands_highest_for(
+        self, searcher: Searcher, rows: NDArray[np.float32]
+    ) -> None:
+        cosines = FakeEncoder().encode_texts(["beach", "dog"]) @ rows.T
+        each = z(cosines) * [[1.1], [1.0]]
+        hits = searcher.query(Query([Term("beach", 1.1), Term("dog")]), k=20, fusion="max")
+        found = numbers(hits)
+        assert_best(found, each.max(axis=0))
+        of_term = each[:, found].argmax(axis=0)
+        assert set(of_term) == {0, 1}
+        np.testing.assert_allclose([hit.score for hit in hits], cosines[of_term, found], atol=TOLERANCE)
+        alone = {hit.item_id: hit for term in ("beach", "dog") for hit in searcher.query(term, k=20)}
+        assert all(hit.confidence == pytest.approx(alone[hit.item_id].confidence) for hit in hits)
+
+    def test_what_is_left_out_is_left_out_of_every_term_of_a_maximum(self, searcher: Searcher) -> None:
+        query = BEACH_DOG - "people"
+        each = [searcher.query(Query([term]) - "people", k=400) for term in BEACH_DOG.terms]
+        found = set(numbers(searcher.query(query, k=20, fusion="max")))
+        assert found <= {n for hits in each for n in numbers(hits)[:20]}
+        assert searcher.query(Query(text="beach") - "people", k=9, fusion="max").hits[0].score == each[0][0].score
+
     def test_a_text_beside_a_picture(self, searcher: Searcher, tmp_path: Path) -> None:
         file = picture(tmp_path / "dog.png", 5)
         with_path = searcher.query(Query(text="beach") + file, k=5)
@@ -90,11 +111,11 @@ class TestFusion:
 
     def test_one_term_has_its_cosines_whatever_the_fusion(self, searcher: Searcher) -> None:
         plain = [(hit.item_id, hit.score) for hit in searcher.query("beach", k=10)]
-        for fusion in ("early", "late", "rrf", "hybrid"):
+        for fusion in ("early", "late", "rrf", "hybrid", "max"):
             assert [(hit.item_id, hit.score) for hit in searcher.query("beach", k=10, fusion=fusion)] == plain
 
     def test_an_unknown_fusion_is_refused(self, searcher: Searcher) -> None:
-        with pytest.raises(QueryError, match="no fusion 'sum'; fusions are early, late, rrf, hybrid"):
+        with pytest.raises(QueryError, match="no fusion 'sum'; fusions are early, late, rrf, hybrid, max"):
             searcher.query("beach", fusion="sum")
 
 
@@ -181,6 +202,13 @@ class TestJudgedItems:
         found = searcher.query(more_like=["/photos/17.jpg"], k=20)
         standing = rows @ rows[17]
         standing[17] = -np.inf
+        assert_best(numbers(found), standing)
+
+    def test_any_of_several_is_a_query_with_the_fusion_max(self, searcher: Searcher, rows: NDArray[np.float32]) -> None:
+        liked = [17, 30, 400]
+        found = searcher.query(more_like=[f"/photos/{n}.jpg" for n in liked], k=20, fusion="max")
+        standing = z(rows[liked] @ rows.T).max(axis=0)
+        standing[liked] = -np.inf
         assert_best(numbers(found), standing)
 
     def test_what_is_not_liked_is_left_out_with_its_like(self, searcher: Searcher, rows: NDArray[np.float32]) -> None:

@@ -33,7 +33,7 @@ class Answer:
 
     `score` is its cosine; `standing`, by which answers are ordered, can be compared between items of any kind.
     `stretch` is that of its moment, from and to, in seconds. `text_row` is a text of its own that speaks for it, with
-    its cosine, and `words` the share of the query's words that it has.
+    its cosine, and `words` the share of the query's words that it has. `part` is that of the query which it answers.
     """
 
     row: int
@@ -44,11 +44,12 @@ class Answer:
     text_row: int | None = None
     text_score: float = 0.0
     words: float = 0.0
+    part: int = 0
 
 
 def in_moments(
     answers: Iterable[Answer],
-    vector: NDArray[np.float32],
+    vectors: NDArray[np.float32],
     *,
     library: Library,
     is_frame: NDArray[np.bool_],
@@ -57,15 +58,15 @@ def in_moments(
 ) -> list[Answer]:
     """Return the answers, best first, with a frame for each moment or film and all else as it is.
 
-    `vector` (dim,) is the query, `is_frame` (rows of the library,) says which rows are frames that may be shown, and
-    `level` is what a picture scores that is not meant.
+    `vectors` (parts, dim) are the query, of which the best part counts, `is_frame` (rows of the library,) says which
+    rows are frames that may be shown, and `level` is what a picture scores that is not meant.
     """
     given = list(answers)
     peaks = [answer.row for answer in given if is_frame[answer.row]]
     if group is Group.NONE or not peaks:
         return given
     rows = np.unique(np.concatenate([_around(peak, is_frame) for peak in peaks]))
-    scores = library.vectors.take(rows) @ vector
+    scores = (library.vectors.take(rows) @ vectors.T).max(axis=1)
     # First without a look at which film a row is of, as that is slow to read and few rows are left then.
     near = moments(scores, _is_apart(rows), np.searchsorted(rows, peaks).tolist(), level)
     kept = np.unique(np.concatenate([np.arange(moment.first, moment.last + 1) for moment in near]))

@@ -11,9 +11,10 @@ texts give to generic queries (`ranking.confidence.Background`): only a text tha
 `benchmarks/words.py` measures what this brings, and what it costs pictures that nothing is written about.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,24 +173,29 @@ class Texts:
         return self.pool.level(modality).standing(self.pool.library.vectors.take(rows) @ vector, mean)
 
 
-def retrieve(pool: Pool, asked: Sequence[Asked], k: int, group: Group) -> list[list[Answer]]:
+def retrieve(pool: Pool, asked: Sequence[Sequence[Asked]], k: int, group: Group) -> list[list[Answer]]:
     """Return at most k answers to each query, best first; fewer where there are fewer.
 
-    All are of one modality, so that one search serves them all as long as it goes deep enough for each.
+    A query is asked in parts, and an item counts by the part that it answers best.
     """
-    vectors = np.stack([_vector(one, pool) for one in asked])
+    vectors = [np.stack([_vector(part, pool) for part in parts]) for parts in asked]
     answers: list[list[Answer]] = [[] for _ in asked]
     waiting = list(range(len(asked)))
-    is_plain = all(_is_plain(one, pool) for one in asked)
+    is_plain = all(len(parts) == 1 and _is_plain(parts[0], pool) for parts in asked)
     depth = k if is_plain else max(EACH * k, CANDIDATES)
     while waiting:
-        found = pool.search(vectors[waiting], asked[0].modality, depth, depth if is_plain else depth // EACH)
+        found = _searched(
+            pool,
+            [part.modality for q in waiting for part in asked[q]],
+            np.concatenate([vectors[q] for q in waiting]),
+            depth,
+            depth if is_plain else depth // EACH,
+        )
         still = []
-        for q, rows, scores in zip(waiting, found.rows, found.scores, strict=True):
-            known = rows >= 0
-            best, bound = _in_order(asked[q], vectors[q], pool, rows[known], scores[known], depth)
+        for q in waiting:
+            best, bound = _best_of_parts(asked[q], vectors[q], pool, found, depth)
             if group is not Group.NONE and pool.frames.any():
-                level = float(np.quantile(pool.background @ vectors[q], NOT_MEANT))
+                level = float(np.quantile((pool.background @ vectors[q].T).max(axis=1), NOT_MEANT))
                 best = in_moments(
                     best, vectors[q], library=pool.library, is_frame=pool.frames, level=level, group=group
                 )
@@ -202,9 +208,56 @@ def retrieve(pool: Pool, asked: Sequence[Asked], k: int, group: Group) -> list[l
     return answers
 
 
-def _with_confidence(best: list[Answer], asked: Asked, vector: NDArray[np.float32], pool: Pool) -> list[Answer]:
-    if asked.is_negative or not best:
-        return best
+def _searched(
+    pool: Pool, modalities: Sequence[Modality], vectors: NDArray[np.float32], depth: int, sure: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Return the rows and scores for each of these vectors, in their order, with one search for each modality."""
+    found: dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
+    for modality in Modality:
+        of_one = [at for at, one in enumerate(modalities) if one is modality]
+        if of_one:
+            rows_and_scores = pool.search(vectors[of_one], modality, depth, sure)
+            found |= zip(of_one, zip(rows_and_scores.rows, rows_and_scores.scores, strict=True), strict=True)
+    return (found[at] for at in range(len(modalities)))
+
+
+def _best_of_parts(
+    parts: Sequence[Asked],
+    vectors: NDArray[np.float32],
+    pool: Pool,
+    found: Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]],
+    depth: int,
+) -> tuple[list[Answer], float]:
+    """Return the candidates of a query, best first, and how high the next one after them could stand."""
+    each, bounds = [], []
+    for at, (part, vector, (rows, scores)) in enumerate(zip(parts, vectors, islice(found, len(parts)), strict=True)):
+        known = rows >= 0
+        best, bound = _in_order(part, vector, pool, rows[known], scores[known], depth)
+        if len(parts) == 1:
+            return best, bound
+        (weight,) = part.weights
+        each += [replace(answer, standing=weight * answer.standing, part=at) for answer in best]
+        bounds.append(weight * bound)
+    each.sort(key=lambda answer: -answer.standing)
+    first: dict[int, Answer] = {}
+    for answer in each:
+        first.setdefault(answer.row, answer)
+    return list(first.values()), max(bounds)
+
+
+def _with_confidence(
+    best: list[Answer], parts: Sequence[Asked], vectors: NDArray[np.float32], pool: Pool
+) -> list[Answer]:
+    """Return the answers with how sure each is, of the part that it answers."""
+    sure: dict[int, Answer] = {}
+    for at, (asked, vector) in enumerate(zip(parts, vectors, strict=True)):
+        of_part = [answer for answer in best if answer.part == at]
+        if of_part and not asked.is_negative:
+            sure |= zip((answer.row for answer in of_part), _sure(of_part, asked, vector, pool), strict=True)
+    return [sure.get(answer.row, answer) for answer in best]
+
+
+def _sure(best: list[Answer], asked: Asked, vector: NDArray[np.float32], pool: Pool) -> list[Answer]:
     scores = np.array([answer.score for answer in best], np.float32)
     mean = float((pool.background @ vector).mean())
     sure = confidence(scores, mean, pool.level(asked.modality), asked=asked.modality, found=pool.kind)

@@ -26,7 +26,7 @@ from xsearch.library.remote import local_folder
 from xsearch.library.words import NO_WORDS, WordHits, WordIndex, open_words
 from xsearch.moments import Group
 from xsearch.originals import read_original
-from xsearch.query import Picture, Query, Stored, Term
+from xsearch.query import MAX_TERMS, Picture, Query, Stored, Term
 from xsearch.ranking.confidence import GOOD_MATCH, bank_rows
 from xsearch.ranking.fusion import Fusion
 from xsearch.ranking.merge import merged_order
@@ -159,7 +159,8 @@ class Searcher:
         a picture by the texts that belong to it, see `retrieve`. With `rerank` "attention" the best pictures for a text
         are put in another order by its words and their regions, see `explain.reranked`; scores stay cosines.
         `more_like` and `less_like` name items by id, or by the path of their file: they turn the query towards
-        themselves or away, see `ranking.feedback`, and none of them comes back.
+        themselves or away, see `ranking.feedback`, and none of them comes back. Without a query, what is liked is it:
+        its mean, or with the fusion "max" any of it, `MAX_TERMS` items of more.
 
         Fewer than k hits come back only where fewer items match. Raises QueryError, and Undecodable for a picture that
         cannot be read.
@@ -215,16 +216,10 @@ class Searcher:
         named = [content.item_id for content in terms if isinstance(content, Stored)]
         but = (*judged.rows, *self._rows_of(named))
         with clock.time("encode"):
-            asked = [self._steered(one, judged) for one in self._encoded(queries, fused, words)]
+            asked = [self._steered(parts, judged) for parts in self._encoded(queries, fused, words)]
         with clock.time("search"):
             shown = self._shown(kinds, where, but, words and grouping is not Group.NONE)
-            hits: list[tuple[Hit, ...]] = [() for _ in asked]
-            for modality in Modality:
-                of_one = [q for q, one in enumerate(asked) if one.modality is modality]
-                if of_one:
-                    answers = self._answers(shown, [asked[q] for q in of_one], k, grouping)
-                    for q, found in zip(of_one, answers, strict=True):
-                        hits[q] = found
+            hits = list(self._answers(shown, asked, k, grouping))
         took_ms = self._clock.took_ms | clock.took_ms
         return [Hits(one, took_ms) for one in hits]
 
@@ -257,7 +252,7 @@ class Searcher:
         return self._rows(vectors, k, sure=sure, settings=settings, allowed=allowed, measured=self._measured)
 
     def _answers(
-        self, pools: Sequence[Pool], asked: Sequence[Asked], k: int, group: Group
+        self, pools: Sequence[Pool], asked: Sequence[Sequence[Asked]], k: int, group: Group
     ) -> Iterator[tuple[Hit, ...]]:
         found = [retrieve(pool, asked, k, group) for pool in pools]
         for q in range(len(asked)):
@@ -312,25 +307,33 @@ class Searcher:
             rows.append(row)
         return tuple(rows)
 
-    def _steered(self, asked: Asked, judged: "_Judged") -> Asked:
+    def _steered(self, parts: list[Asked], judged: "_Judged") -> list[Asked]:
         """Return the query with each of its terms turned towards what was liked, and away from what was not."""
         if not judged.rows:
-            return asked
+            return parts
         from xsearch.ranking.feedback import moved
 
         liked, disliked = (self._vectors_of(rows) for rows in (judged.liked, judged.disliked))
-        if len(asked.wanted):
-            return replace(asked, wanted=np.stack([moved(term, liked, disliked) for term in asked.wanted]))
+        if len(parts[0].wanted):
+            return [
+                replace(part, wanted=np.stack([moved(term, liked, disliked) for term in part.wanted])) for part in parts
+            ]
+        (asked,) = parts
         if len(liked):
-            return replace(asked, wanted=moved(None, liked, disliked)[None], weights=(1.0,))
+            is_text = self.library.of_kinds([Kind.TEXT])[list(judged.liked)].any()
+            asked = replace(asked, weights=(1.0,), modality=Modality.TEXT if is_text else Modality.IMAGE)
+            if asked.fusion is not Fusion.MAX:
+                return [replace(asked, wanted=moved(None, liked, disliked)[None])]
+            some = liked[np.unique(np.linspace(0, len(liked) - 1, MAX_TERMS).astype(np.int64))]
+            return [replace(asked, wanted=moved(one, liked[:0], disliked)[None]) for one in some]
         weights = (*asked.excluded_weights, *(1.0 for _ in disliked))
-        return replace(asked, excluded=np.concatenate([asked.excluded, disliked]), excluded_weights=weights)
+        return [replace(asked, excluded=np.concatenate([asked.excluded, disliked]), excluded_weights=weights)]
 
     def _vectors_of(self, rows: Sequence[int]) -> Embeddings:
         return self.library.vectors.take(np.array(rows, np.int64))
 
-    def _encoded(self, queries: Sequence[Query | None], fusion: Fusion, words: bool) -> list[Asked]:
-        """Encode the terms of all queries, texts in one call and pictures in another."""
+    def _encoded(self, queries: Sequence[Query | None], fusion: Fusion, words: bool) -> list[list[Asked]]:
+        """Encode the terms of all queries, texts in one call and pictures in another; return the parts of each."""
         terms = [term for query in queries if query is not None for term in query.terms]
         texts = [term.content for term in terms if isinstance(term.content, str)]
         pictures = [self._pixels(term.content) for term in terms if isinstance(term.content, Picture)]
@@ -343,30 +346,31 @@ class Searcher:
         of_pictures = iter(self.encoder.encode_images(pictures) if pictures else none)
         asked = []
         for query in queries:
-            vectors: dict[bool, list[NDArray[np.float32]]] = {False: [], True: []}
-            by_text: dict[bool, bool] = {False: False, True: False}
+            kept: list[_Encoded] = []
+            left_out: list[_Encoded] = []
             for term in query.terms if query is not None else ():
                 if isinstance(term.content, Stored):
                     vector, said = next(of_library)
                 else:
                     said = isinstance(term.content, str)
                     vector = next(of_texts if said else of_pictures)
-                vectors[term.excluded].append(vector)
-                by_text[term.excluded] |= bool(said)
-            kept, left_out = (query.wanted, query.excluded) if query is not None else ((), ())
-            asked.append(
-                Asked(
-                    wanted=np.array(vectors[False] or none),
-                    excluded=np.array(vectors[True] or none),
-                    weights=tuple(term.weight for term in kept),
-                    excluded_weights=tuple(term.weight for term in left_out),
-                    modality=Modality.TEXT if by_text[not kept] else Modality.IMAGE,
-                    fusion=fusion,
-                    words=" ".join(_texts(kept)) if words else "",
-                    excluded_words=tuple(_texts(left_out)) if words else (),
-                )
-            )
+                (left_out if term.excluded else kept).append(_Encoded(term, vector, bool(said)))
+            parts = [[one] for one in kept] if kept and fusion is Fusion.MAX else [kept]
+            asked.append([self._asked(part, left_out, fusion, words) for part in parts])
         return asked
+
+    def _asked(self, kept: Sequence["_Encoded"], left_out: Sequence["_Encoded"], fusion: Fusion, words: bool) -> Asked:
+        none = np.empty((0, self.encoder.spec.dim), np.float32)
+        return Asked(
+            wanted=np.array([one.vector for one in kept] or none),
+            excluded=np.array([one.vector for one in left_out] or none),
+            weights=tuple(one.term.weight for one in kept),
+            excluded_weights=tuple(one.term.weight for one in left_out),
+            modality=Modality.TEXT if any(one.is_text for one in kept or left_out) else Modality.IMAGE,
+            fusion=fusion,
+            words=" ".join(_texts(kept)) if words else "",
+            excluded_words=tuple(_texts(left_out)) if words else (),
+        )
 
     def _pixels(self, picture: Picture) -> NDArray[np.uint8]:
         from xsearch.media.images import open_image
@@ -502,6 +506,15 @@ class _Judged:
         return self.liked + self.disliked
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Encoded:
+    """A term and its vector; `is_text` where the text tower made it."""
+
+    term: Term
+    vector: NDArray[np.float32]
+    is_text: bool
+
+
 class _Clock:
     """Adds up milliseconds by name."""
 
@@ -515,8 +528,8 @@ class _Clock:
         self.took_ms[name] = round((time.perf_counter() - start_s) * 1000, 2)
 
 
-def _texts(terms: Sequence[Term]) -> list[str]:
-    return [term.content for term in terms if isinstance(term.content, str)]
+def _texts(encoded: Sequence[_Encoded]) -> list[str]:
+    return [one.term.content for one in encoded if isinstance(one.term.content, str)]
 
 
 def _named(choices: type[_Choice], name: str, noun: str, others: Sequence[str] = ()) -> _Choice:

@@ -51,7 +51,7 @@ def query_command(
         bool, typer.Option("--words/--no-words", help="Look also for the words: in names, captions and texts.")
     ] = True,
     fusion: Annotated[
-        str, typer.Option("--fusion", metavar="MODE", help="Combine several terms: late, early, rrf or hybrid.")
+        str, typer.Option("--fusion", metavar="MODE", help="Combine several terms: late, early, rrf, hybrid or max.")
     ] = "late",
     rerank: Annotated[
         str | None, typer.Option("--rerank", metavar="BY", help="Order the best pictures anew, by attention.")

@@ -50,9 +50,10 @@ def similar_command(
     """Find the items most like a picture, a film or a text.
 
     A file of the library is asked for as it was indexed, and does not come back itself, nor does any frame of a film.
-    Any other file is read now. Several frames or passages are asked for as their mean. The nearest are listed however
-    far they are; beside each stands how surely it stands out.
+    Any other file is read now. Of a film or a long text the frame or passage counts that is most like an item. The
+    nearest are listed however far they are; beside each stands how surely it stands out.
     """
+    from xsearch.ranking.fusion import Fusion
     from xsearch.searcher import Searcher
 
     searcher = Searcher(data, model=model, on_warning=warn)
@@ -63,6 +64,7 @@ def similar_command(
         kind=kind,
         group=group,
         where=condition(where, near),
+        fusion=Fusion.MAX,
         more_like=known,
     )
     told = {"path": path, "known": bool(known), "k": k, "kind": kind}

@@ -27,13 +27,15 @@ class Fusion(StrEnum):
     """How the terms of a query are combined.
 
     early: one vector, one search. late: each term searches, and standardized scores are added. rrf: each term
-    searches, and reciprocal ranks are added. hybrid: early finds the candidates, late puts them in order.
+    searches, and reciprocal ranks are added. hybrid: early finds the candidates, late puts them in order. max: each
+    term searches, and an item counts by the term for which it stands highest (CombMAX, Fox & Shaw 1994): any will do.
     """
 
     EARLY = "early"
     LATE = "late"
     RRF = "rrf"
     HYBRID = "hybrid"
+    MAX = "max"
 
 
 def early(vectors: Embeddings, weights: Sequence[float]) -> NDArray[np.float32]:
