@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rounding import NOT_ROUNDED
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -140,8 +141,9 @@ class ImageTower(nn.Module):
 
         What lies between 0 and 6 stays as it is: eight bits hold it well, and there is six times as much of it.
         """
-        for one in (self, *self._blocks):
-            one.is_rounded = True
+        self.is_rounded = True
+        for name, block in self._blocks.named_children():
+            block.is_rounded = f"/_blocks.{name}/" not in NOT_ROUNDED
 
     def class_part(self, logits: Tensor) -> Tensor:
         """Return (n, 384), what the class texts add to a picture; its length is its weight beside the patches."""
