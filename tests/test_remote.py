@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from pyarrow import fs
 
 from tests.fakes import FakeEncoder, living, picture
 from tests.stores import BUCKET, Place, s3_server
 from xsearch import Searcher
+from xsearch.cli.library import verify_command
 from xsearch.errors import LibraryDamaged, LibraryLocked, LibraryNotFound, SourceError
 from xsearch.indexer import IndexReport, index
 from xsearch.library import Library, Manifest, faults, remote
@@ -213,6 +216,23 @@ def test_what_lies_beside_is_done_without_where_it_is_damaged(place: Place, phot
     assert not (folder / "bank.npy").exists()
     assert not list(folder.parent.parent.rglob("outside*"))
     assert len(Searcher(place.uri, encoder=FakeEncoder()).query("a text", k=PICTURES)) == PICTURES
+
+
+def test_a_mirror_that_was_harmed_is_told_and_fetched_anew(
+    place: Place, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(place, photos)
+    folder = local_folder(place.uri)
+    (shard,) = (folder / "shards").iterdir()
+    harmed = bytearray(shard.read_bytes())
+    harmed[len(harmed) // 2] ^= 1
+    shard.write_bytes(harmed)
+    with pytest.raises(typer.Exit):
+        verify_command(place.uri)
+    assert f"remove {folder}, and it is fetched anew" in capsys.readouterr().err
+    shutil.rmtree(folder)
+    verify_command(place.uri)
+    assert capsys.readouterr().out == "clean\n"
 
 
 def test_a_manifest_that_leads_outside_is_refused(place: Place, photos: Path, tmp_path: Path) -> None:

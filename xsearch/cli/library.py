@@ -57,9 +57,11 @@ def verify_command(
     Every shard is read, the items are counted, and the index is compared with the shards.
     """
     from xsearch import maintenance
+    from xsearch.library.remote import is_remote
 
     done = maintenance.repair(to_write(data)) if repair else []
-    faults = maintenance.verify(to_read(data))
+    folder = to_read(data)
+    faults = maintenance.verify(folder)
     if json:
         print_json({"clean": not faults, "faults": [asdict(fault) for fault in faults], "repaired": done})
     else:
@@ -70,7 +72,10 @@ def verify_command(
         if not faults:
             say("clean")
     if faults:
-        warn(f"the library is damaged; {repair_command(data)} mends what can be mended")
+        if is_remote(data):
+            warn(f"what was fetched of the library is damaged; remove {folder}, and it is fetched anew")
+        else:
+            warn(f"the library is damaged; {repair_command(data)} mends what can be mended")
         raise typer.Exit(BROKEN)
 
 
