@@ -381,6 +381,7 @@ def test_nothing_found_is_1(home: Path, run_xsearch: RunXsearch, tmp_path: Path)
         (["query", "--image", "/dev/zero"], ["/dev/zero is not a file"]),
         (["query", "--image", "pics/empty.jpg"], ["empty file: pics/empty.jpg"]),
         (["query", "--image", "pics/note.txt"], ["not a picture: pics/note.txt"]),
+        (["query", "a", "--sheet", "sheet.jpg"], ["sheet.jpg is no name of one; let it end in .html"]),
         (["query", "a", "--sheet", "missing/sheet.html"], ["missing/sheet.html", "No such file"]),
         (["index"], ["Missing argument", "SOURCE"]),
         (["index", "pics", "--index", "nonsense"], ["'nonsense'", "ivfpq"]),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xsearch.cli.options import DEFAULT_DATA, Data, Json
+from xsearch.cli.options import DEFAULT_DATA, Data, Json, html_file
 from xsearch.cli.output import clock, counted, print_json, say, short, shortened
 from xsearch.cli.tag import read_lines
 from xsearch.errors import QueryError
@@ -41,7 +41,13 @@ def cluster_command(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", show_default=False, help="Write a contact sheet to this HTML file."),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            parser=html_file,
+            show_default=False,
+            help="Write a contact sheet to this HTML file.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another one may part them otherwise.")] = 0,
     data: Data = DEFAULT_DATA,

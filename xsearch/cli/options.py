@@ -34,6 +34,16 @@ def to_write(data: str | Path) -> Path:
     return own_folder(data)
 
 
+def html_file(name: str) -> Path:
+    """Return the file. Raises XSearchError if its name is not that of a page."""
+    file = Path(name)
+    if file.suffix.lower() not in (".html", ".htm"):
+        from xsearch.errors import XSearchError
+
+        raise XSearchError(f"a contact sheet is a page, and {name} is no name of one", remedy="let it end in .html")
+    return file
+
+
 Data = Annotated[
     Path,
     typer.Option(
@@ -80,7 +90,13 @@ Near = Annotated[
 Open = Annotated[bool, typer.Option("--open", help="Show the hits as a contact sheet in the browser.")]
 Sheet = Annotated[
     Path | None,
-    typer.Option("--sheet", metavar="FILE", show_default=False, help="Write the contact sheet to this HTML file."),
+    typer.Option(
+        "--sheet",
+        metavar="FILE",
+        parser=html_file,
+        show_default=False,
+        help="Write the contact sheet to this HTML file.",
+    ),
 ]
 RAY_HERE = "here"
 """What stands for an address where `--ray` has none: Ray is started on this machine."""
