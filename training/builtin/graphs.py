@@ -36,6 +36,29 @@ def read_text_tower(text_onnx: Path, minilm: Path, tuned_layers: int) -> TextTow
     return tower
 
 
+def load_rounded(tower: nn.Module, start: Path, rounded: Path) -> None:
+    """Load what learns from the text tower of a later version, whose weights are rounded, and multiplied by divisors.
+
+    `start` is the graph that this was written from: when it was optimised, its nodes lost their names.
+    """
+    graph = onnx.load(start).graph
+    places = _places(graph)
+    rounding = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DynamicQuantizeLinear"}
+    taken_in = {_module(node): rounding[node.input[0]] for node in graph.node if node.op_type == "MatMulInteger"}
+    held = {one.name: one for one in onnx.load(rounded).graph.initializer}
+    with torch.no_grad():
+        for name, parameter in tower.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            at, transposed = places[name][0]
+            array = _fetch(held, at)
+            layer, _, kind = name.rpartition(".")
+            inverse = held.get(f"{taken_in.get(layer)}_inverse")
+            if kind == "weight" and inverse is not None:
+                array = array * numpy_helper.to_array(inverse)[:, None]
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(array.T if transposed else array)))
+
+
 def write_tower(tower: nn.Module, start: Path, out: Path, divisors: Mapping[str, Tensor] | None = None) -> None:
     """Write the graph of `start` with the weights of `tower`; what the tower does not hold stays as it is.
 

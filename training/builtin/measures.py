@@ -31,6 +31,11 @@ def top1(pictures: NDArray[np.float32], texts: NDArray[np.float32], own: Sequenc
     return float((np.argmax(pictures @ texts.T, axis=1) == np.asarray(own)).mean())
 
 
+def auroc(higher: NDArray[np.float32], lower: NDArray[np.float32]) -> float:
+    """Return in how many pairs of the first scores, (n,), with the second, (m,), the first is above."""
+    return float((higher[:, None] > lower[None]).mean())
+
+
 def pointing(patches: NDArray[np.float32], texts: NDArray[np.float32]) -> tuple[float, float]:
     """Return how often patches of two pictures side by side, (n, side * side, d), agree more with their half's caption.
 

@@ -113,7 +113,7 @@ def cropped(picture: Image.Image, rng: random.Random) -> Image.Image:
 def varied(picture: Image.Image, rng: random.Random) -> Image.Image:
     """Return as little as a third of the picture, changed more, one in ten without its colours."""
     part = _changed(picture, rng, least_area=0.35, aspect=1.4, colours=0.4)
-    return part.convert("L").convert("RGB") if rng.random() < 0.1 else part
+    return grey(part, rng) if rng.random() < 0.1 else part
 
 
 def _changed(
@@ -148,6 +148,15 @@ def sketched(picture: Image.Image, rng: random.Random) -> Image.Image:
     return mirrored(drawing, rng) if rng.random() < 0.5 else drawing
 
 
+def grey(picture: Image.Image, _: random.Random) -> Image.Image:
+    """Return the picture without its colours."""
+    return picture.convert("L").convert("RGB")
+
+
+def outlined(picture: Image.Image, _: random.Random) -> Image.Image:
+    return Image.fromarray(drawn(np.asarray(picture)))
+
+
 def corner(at: int) -> View:
     """Return the view that is one of a picture's corners, as an encoder sees them that looks at corners, too."""
     return lambda picture, _: Image.fromarray(crops.views_of(np.asarray(picture))[1 + at])
@@ -163,9 +172,9 @@ PHOTOGRAPHS: dict[str, View] = {
     "varied-3": varied,
 }
 CORNERS: dict[str, View] = {f"corner-{at}": corner(at) for at in range(crops.VIEWS - 1)}
-VIEWS = PHOTOGRAPHS | CORNERS | {"sketched": sketched}
+VIEWS = PHOTOGRAPHS | CORNERS | {"sketched": sketched, "grey": grey, "outlined": outlined}
 # Pictures that are only named come in half of the epochs, and have to do without the other views.
-OF_NAMED = {"plain", "mirrored", "sketched", *CORNERS}
+OF_NAMED = {"plain", "mirrored", "sketched", "grey", *CORNERS}
 
 
 @dataclass(frozen=True, slots=True)

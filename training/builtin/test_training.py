@@ -6,6 +6,7 @@ import io
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,8 +14,10 @@ import onnxruntime
 import pytest
 import torch
 from gather import COPY, Blocks, _differ, _thumbnails
-from graphs import _places, _store, read_image_tower, store_unsigned, write_tower
+from graphs import _places, _store, load_rounded, read_image_tower, store_unsigned, write_tower
 from halves import beside, halves
+from learner import Learner
+from losses import choice_loss, symmetric_loss
 from measures import pointing, recalls, top1
 from names import PROMPTS, class_texts, other_class_texts, prompted
 from onnx import TensorProto, helper, numpy_helper
@@ -36,9 +39,11 @@ from pictures import (
 from PIL import Image
 from rounding import enlarge, round_convolutions, side_of
 from smoothing import divisors
+from styles import STYLES, Style, styled
+from texts import ANYTHING, PHOTOGRAPH, UNSAID, TextDevelopment, TextRecipe, TextRun, pairs, see
 from torch import nn
 from towers import FixedTexts, FrozenDepthwise, ImageTower
-from train import GATHERED, Data, Recipe, draw_texts, symmetric_loss
+from train import GATHERED, Data, Recipe, draw_texts
 
 from xsearch.encoders import get_encoder
 from xsearch.encoders.crops import CroppingEncoder
@@ -242,6 +247,15 @@ def test_what_is_rounded_is_divided_first_and_peaks_cost_less(tmp_path: Path) ->
     assert [node.op_type for node in onnx.load(out).graph.node][:2] == ["Mul", "DynamicQuantizeLinear"]
     assert error() < rounded / 3
 
+    # What was rounded can be read again, and learn on.
+    store_unsigned(out)
+    read = copy.deepcopy(tower)
+    for parameter in read.parameters():
+        nn.init.zeros_(parameter)
+    load_rounded(read, start, out)
+    for name, weights in tower.state_dict().items():
+        assert (read.state_dict()[name] - weights).norm() < 0.05 * weights.norm()
+
 
 def test_a_rounded_tower_is_nearly_the_same(image_onnx: Path, pictures: list[Image.Image], tmp_path: Path) -> None:
     """All of it; or its frozen stages, which are then those of all of it."""
@@ -443,6 +457,109 @@ def test_more_texts_than_pictures() -> None:
     own = torch.tensor([[1.0, 0, 1], [0, 1, 0]])
     assert symmetric_loss(torch.zeros(2, 3), own).item() == pytest.approx((np.log(3) + np.log(2)) / 2)
     assert symmetric_loss(50 * own, own).item() == pytest.approx(np.log(2) / 4)  # two texts share one picture's rows
+
+
+def test_what_has_no_choice_of_its_own_costs_nothing() -> None:
+    own = torch.tensor([[1.0, 0, 0], [0, 0, 0]])
+    assert choice_loss(torch.zeros(2, 3), own).item() == pytest.approx(np.log(3))
+
+
+def test_a_learner_keeps_the_mean_of_its_weights() -> None:
+    weight = nn.Parameter(torch.tensor([4.0]))
+    learner = Learner(
+        {"weight": weight},
+        [{"params": [weight], "lr": 0.5}],
+        steps=40,
+        warm_up_steps=4,
+        weight_decay=0.0,
+        average=0.99,
+    )
+    mean = weight.item()
+    for step in range(1, 41):
+        learner.step((weight**2).sum())
+        mean += (weight.item() - mean) * (1 - step / (step + 10))
+    assert abs(weight.item()) < 1
+    assert learner.average["weight"].item() == pytest.approx(mean)
+    now = weight.item()
+    with learner.averaged():
+        assert weight.item() == pytest.approx(mean)
+    assert weight.item() == now != pytest.approx(mean)
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.views[0])
+def test_a_text_tells_what_is_shown_and_how(style: Style) -> None:
+    for seed in range(20):
+        told = styled("A dog runs.", style, random.Random(seed))
+        assert "a dog runs" in told
+        assert told in {said.format("a dog runs") for said in style.said}
+        assert styled("a photo of a cat", style, random.Random(seed)) in {said.format("a cat") for said in style.said}
+        assert "USA" in styled("USA", style, random.Random(seed))
+    assert not set(style.unseen) & {*style.alone, *style.said}
+
+
+def test_a_text_without_a_style_is_no_drawings_loss() -> None:
+    pictures = np.array([(0, PHOTOGRAPH), (1, PHOTOGRAPH), (0, 2)])
+    texts = np.array([(0, UNSAID), (0, PHOTOGRAPH), (0, 2), (1, UNSAID), (ANYTHING, 2), (ANYTHING, PHOTOGRAPH)])
+    own, left_out = pairs(pictures, texts)
+    assert own.tolist() == [[1, 1, 0, 0, 0, 1], [0, 0, 0, 1, 0, 1], [0, 0, 1, 0, 1, 0]]
+    assert left_out.tolist() == [[False] * 6, [False] * 6, [True] + [False] * 5]
+
+
+class Words(nn.Module):
+    """A text tower whose texts are the sums of their words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bert = nn.EmbeddingBag(512, 11, mode="sum")
+        self.l = nn.Linear(11, 11)
+
+    def encode(self, texts: Sequence[str]) -> torch.Tensor:
+        ids = [[sum(map(ord, word)) % 512 for word in text.lower().split()] for text in texts]
+        starts = np.cumsum([0, *map(len, ids)])[:-1]
+        found = self.bert(torch.tensor([one for own in ids for one in own]), torch.from_numpy(starts))
+        return nn.functional.normalize(found + self.l(found), dim=1)
+
+
+def test_texts_learn_how_pictures_are_made(tmp_path: Path) -> None:
+    """Vectors of eight things, with a part for the style, which texts do not tell at first."""
+    torch.manual_seed(0)
+    things = np.eye(11)[np.random.default_rng(0).integers(0, 8, 64)]
+    names = ("dog", "cat", "car", "boat", "tree", "cup", "bird", "hat")
+    captions = [[f"a {names[one.argmax()]} here"] for one in things]
+    seen = {
+        view: ((things + part) / 2**0.5).astype(np.float32)
+        for style, part in zip(STYLES, np.eye(11)[8:], strict=True)
+        for view in style.views
+    }
+    recipe = TextRecipe(
+        epochs=40, batch=32, styled=24, others=16, rate_text=0.05, rate_head=0.05, keep_names=0, keep_vectors=0
+    )
+    tower, every = Words(), Pictures([b""] * 64, captions, ["flickr8k"] * 64)
+    run = TextRun(recipe, every, range(64), seen, tower, 20.0)
+    development = TextDevelopment([("dev", every, seen)], seen["plain"][:1], ["a photo of a tench"], [0])
+    log: list[dict[str, Any]] = []
+    run.train(development, tmp_path / "weights.pt", lambda **what: log.append(what))
+    own = [f"dev own, {style.views[0]}" for style in STYLES]
+    assert max(log[1][name] for name in own) < 0.05
+    assert min(log[-1][name] for name in own) > 0.1  # an eighth at most: each thing is on eight pictures
+    assert log[-1]["loss"] < log[2]["loss"]
+    run.learner.load(torch.load(tmp_path / "weights.pt"))
+    found = run.measure(development)
+    assert {name: log[-1][name] for name in found} == found
+
+
+def test_what_was_seen_is_not_encoded_again(pictures: list[Image.Image], tmp_path: Path) -> None:
+    files = Pictures([as_file(one, "png") for one in pictures], [["a dog"], ["a cat"], ["a photo of a hat"]], ["x"] * 3)
+
+    class Means:
+        def encode_images(self, images: Sequence[Any]) -> Any:
+            return np.array([one.mean(axis=(0, 1)) for one in images], np.float32)
+
+    seen = see(["grey", "outlined"], files, Means(), tmp_path)  # type: ignore[arg-type]
+    assert [len(seen[view]) for view in ("grey", "outlined")] == [3, 2]  # outlines are of captioned pictures
+    np.testing.assert_array_equal(seen["grey"][:, 0], seen["grey"][:, 1])
+    again = see(["grey", "outlined"], files, None, tmp_path)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(again["grey"], seen["grey"])
 
 
 def test_the_captions_of_a_picture_are_found_among_others(tmp_path: Path) -> None:

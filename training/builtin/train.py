@@ -47,15 +47,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from graphs import read_image_tower, read_text_tower, store_unsigned, write_tower
+from graphs import load_rounded, read_image_tower, read_text_tower, store_unsigned, write_tower
 from halves import beside, halves
+from learner import Learner
+from losses import LOGIT_SCALE, divergence, symmetric_loss
 from measures import Development, read_development
 from names import class_texts, prompted
 from numpy.typing import NDArray
@@ -78,6 +79,7 @@ from pictures import (
 from PIL import Image
 from rounding import enlarge, round_convolutions, side_of
 from smoothing import divisors
+from texts import SEEN, TextDevelopment, TextRecipe, TextRun, see
 from torch import Tensor, nn
 from torch.nn import functional
 from towers import DIM, FixedTexts, ImageTower, TextTower, in_bfloat16
@@ -132,7 +134,6 @@ WEIGHED = 1024  # pictures by which the weight of the class texts is told
 SMOOTHED = 512  # texts by which peaks of activations are told
 SHARES = (0.7, 0.8, 0.9, 1.0)
 AS_GOOD = 0.002  # recall that is given away for a smaller share, which forgets less
-LOGIT_SCALE = 22.96
 GATHERED = {"coco_train2017", "coco_numbered", "pascal_sentences"}  # sets that `gather.py` writes
 OPTIMIZE = Path(__file__).parents[2] / "tools" / "optimize_text_tower.py"
 
@@ -150,7 +151,9 @@ def main() -> None:
     parser.add_argument("--runs", type=json.loads, default=RUNS, help='what each changes, as [{"epochs": 3}]')
     parser.add_argument("--larger", type=json.loads, default=LARGER, help="the same of the run over larger pictures")
     parser.add_argument("--taught", type=json.loads, default=TAUGHT, help="the same of the run that crops teach")
+    parser.add_argument("--texts", type=json.loads, default={}, help="the same of the run in which texts learn on")
     parser.add_argument("--small", type=Path, help="an encoder of before, for what comes before larger pictures")
+    parser.add_argument("--large", type=Path, help="an encoder of before, of which only texts are to learn on")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
@@ -161,10 +164,12 @@ def main() -> None:
             log.write(json.dumps(what) + "\n")
             log.flush()
 
-        small = options.small or options.work / "small"
-        if options.small is None:
+        small, large = options.small or options.work / "small", options.large or options.work / "large"
+        if not (options.small or options.large):
             train_towers(options, data, small, note)
-        train_larger(options, data, small, note)
+        if not options.large:
+            train_larger(options, data, small, large, note)
+        train_texts(options, data, large, note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +204,7 @@ def train_towers(options: argparse.Namespace, data: Data, out: Path, note: Note)
         image = read_image_tower(image_onnx, recipe.dropout)
         text = read_text_tower(options.start / "text.onnx", options.minilm, recipe.tuned_layers)
         run = Run(recipe, data, maps, image, text, LOGIT_SCALE, options.pause)
-        start, checkpoint = run.weights(), options.work / f"weights-{at}.pt"
+        start, checkpoint = run.learner.weights(), options.work / f"weights-{at}.pt"
         if not checkpoint.exists():
             run.train(development, checkpoint, note)
         ends.append(torch.load(checkpoint))
@@ -207,22 +212,31 @@ def train_towers(options: argparse.Namespace, data: Data, out: Path, note: Note)
     run.mix_best(start, end, development, note)
     out.mkdir(exist_ok=True)
     write_tower(image, image_onnx, out / "image.onnx")
-    write_tower(text, options.start / "text.onnx", out / "text.onnx", run.text_divisors())
-    store_unsigned(out / "text.onnx")
+    _write_texts(text, data.pictures, options, out)
     _copy_config(options.start, out, logit_scale=run.logit_scale.exp().item())
     subprocess.run([sys.executable, OPTIMIZE, out], check=True)
 
 
-def train_larger(options: argparse.Namespace, data: Data, small: Path, note: Note) -> None:
+def _write_texts(tower: TextTower, pictures: Pictures, options: argparse.Namespace, out: Path) -> None:
+    """Write a text tower, rounded by what some texts of pictures have it take in."""
+    rng = random.Random(0)
+    texts = [rng.choice(one) for one in rng.sample(pictures.texts, min(SMOOTHED, len(pictures)))]
+    tower.eval()
+    start = options.start / "text.onnx"
+    write_tower(tower, start, out / "text.onnx", divisors(tower, lambda: tower.encode(texts)))
+    store_unsigned(out / "text.onnx")
+
+
+def train_larger(options: argparse.Namespace, data: Data, small: Path, out: Path, note: Note) -> None:
     """Train the image tower of an encoder on, over larger pictures and behind rounded stages; write it all rounded.
 
     Its texts stay as they are, and as they are rounded.
     """
     work: Path = options.work
     larger, tuned, taught = (work / f"{name}.onnx" for name in ("larger", "tuned", "taught"))
-    shutil.copytree(small, options.out, dirs_exist_ok=True)
-    store_unsigned(options.out / "text.onnx")
-    encoder = OnnxEncoder(options.out, name="small")
+    shutil.copytree(small, out, dirs_exist_ok=True)
+    store_unsigned(out / "text.onnx")
+    encoder = OnnxEncoder(out, name="small")
     text, scale = FixedTexts(encoder), encoder.spec.logit_scale
     enlarge(small / "image.onnx", LARGER_PX, larger)
     drawn = random.Random(0).sample(range(len(data.pictures)), min(CALIBRATION, len(data.pictures)))
@@ -234,19 +248,19 @@ def train_larger(options: argparse.Namespace, data: Data, small: Path, note: Not
     def cached(views: Sequence[str], stages: FrozenStages, folder: str) -> list[Path]:
         return cache_views(views, data.pictures, stages, work / folder, options.pause)
 
-    def trained_on(name: str, start_onnx: Path, recipe: Recipe, said: Said, out: Path) -> float:
+    def trained_on(name: str, start_onnx: Path, recipe: Recipe, said: Said, written: Path) -> float:
         torch.manual_seed(recipe.seed)
         image = read_image_tower(start_onnx, recipe.dropout)
         if recipe.rounded:
             image.round()
         maps = cached(recipe.views, stages, f"views-{LARGER_PX}")
         run = Run(recipe, data, maps, image, text, scale, options.pause, before=[said] * len(maps))
-        start, checkpoint = run.weights(), work / f"weights-{name}.pt"
+        start, checkpoint = run.learner.weights(), work / f"weights-{name}.pt"
         if not checkpoint.exists():
             run.train(development, checkpoint, note)
         run.mix_best(start, torch.load(checkpoint), development, note)
         image.weigh_class_part(CLASS_WEIGHT)
-        write_tower(image, larger, out)
+        write_tower(image, larger, written)
         return run.logit_scale.exp().item()
 
     (plain,) = cached(["plain"], FrozenStages(small / "image.onnx", work), f"said-{SMALL_PX}")
@@ -255,8 +269,28 @@ def train_larger(options: argparse.Namespace, data: Data, small: Path, note: Not
     crops = cached(["plain", *CORNERS], FrozenStages(work / "teacher.onnx", work), f"said-{LARGER_PX}")
     said = mean_of([said_of(one) for one in crops])
     scale = trained_on("taught", tuned, Recipe(**options.taught), said, taught)
-    round_convolutions(taught, calibration, options.out / "image.onnx")
-    _copy_config(small, options.out, version=options.version, logit_scale=scale)
+    round_convolutions(taught, calibration, out / "image.onnx")
+    _copy_config(small, out, version=options.version, logit_scale=scale)
+
+
+def train_texts(options: argparse.Namespace, data: Data, large: Path, note: Note) -> None:
+    """Train the texts of an encoder on, so that they tell how pictures are made; its image tower stays as it is."""
+    recipe, checkpoint = TextRecipe(**options.texts), options.work / "weights-texts.pt"
+    encoder = OnnxEncoder(large, name="large")
+    seen = see(SEEN, data.pictures, encoder, options.work / "seen")
+    torch.manual_seed(recipe.seed)
+    tower = read_text_tower(options.start / "text.onnx", options.minilm, recipe.tuned_layers)
+    load_rounded(tower, options.start / "text.onnx", large / "text.onnx")
+    shown = [i for i, is_out in enumerate(data.is_held_out) if not (recipe.hold_out and is_out)]
+    run = TextRun(recipe, data.pictures, shown, seen, tower, encoder.spec.logit_scale)
+    if not checkpoint.exists():
+        told = TextDevelopment.read(options.data_dir, data.told_by_class, data.classes, encoder)
+        run.train(told, checkpoint, note)
+    run.learner.load(torch.load(checkpoint))
+    shutil.copytree(large, options.out, dirs_exist_ok=True)
+    _write_texts(tower, data.pictures, options, options.out)
+    _copy_config(large, options.out, version=options.version, logit_scale=run.scale.exp().item())
+    subprocess.run([sys.executable, OPTIMIZE, options.out], check=True)
 
 
 def _copy_config(start: Path, out: Path, **changes: Any) -> None:
@@ -304,7 +338,6 @@ class Run:
             {"params": [one for name, one in texts.items() if name.startswith("bert.")], "lr": recipe.rate_text},
             {"params": [self.logit_scale], "lr": recipe.rate_heads, "weight_decay": 0.0},
         ]
-        self._optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
         texts_shown = [data.pictures.texts[i] for i in self._shown]
         self._names = sorted({one[0] for one in texts_shown if is_name(one)} | class_texts().keys())
         self.text.eval()
@@ -313,14 +346,14 @@ class Run:
         self._neighbours = _neighbours(self._before[0].vectors)
         self._weighed = sorted(random.Random(recipe.seed).sample(self._shown, min(WEIGHED, len(self._shown))))
         self._class_weight = self._weight_of_class_part()
-        self._steps = recipe.epochs * (len(self._order()) // recipe.batch)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
-        self._average = self.weights()
-
-    def _rate(self, step: int) -> float:
-        """A linear rise, then half a cosine down to nothing."""
-        rise = min(1.0, (step + 1) / self._recipe.warm_up_steps)
-        return rise * 0.5 * (1 + math.cos(math.pi * step / self._steps))
+        self.learner = Learner(
+            dict(self._learning()),
+            groups,
+            steps=recipe.epochs * (len(self._order()) // recipe.batch),
+            warm_up_steps=recipe.warm_up_steps,
+            weight_decay=recipe.weight_decay,
+            average=recipe.average,
+        )
 
     def _order(self) -> list[int]:
         """Return the pictures of one epoch: all with captions, some of those with class names.
@@ -349,9 +382,9 @@ class Run:
         note(step=0, **self.measure(development))
         for epoch in range(self._recipe.epochs):
             loss = self._epoch()
-            with self._averaged():
+            with self.learner.averaged():
                 note(epoch=epoch + 1, loss=loss, **self.measure(development))
-            torch.save(self._average, checkpoint)
+            torch.save(self.learner.average, checkpoint)
 
     def mix_best(self, start: dict[str, Tensor], end: dict[str, Tensor], development: Development, note: Note) -> None:
         """Load weights between start and end: the smallest share of the end that finds as much as any, or nearly."""
@@ -364,13 +397,6 @@ class Run:
         chosen = min(share for share in SHARES if recall[share] >= max(recall.values()) - AS_GOOD)
         self.mix(start, end, chosen)
         note(chosen=chosen)
-
-    def text_divisors(self) -> dict[str, Tensor]:
-        """Return those by which what a layer of the text tower takes in is rounded with less loss."""
-        self.text.eval()
-        rng = random.Random(self._recipe.seed)
-        texts = [rng.choice(self._pictures.texts[i]) for i in rng.sample(self._shown, min(SMOOTHED, len(self._shown)))]
-        return divisors(self.text, lambda: self.text.encode(texts))
 
     def _epoch(self) -> float:
         """Take every picture once, in a random view and with some of its texts; return the mean loss."""
@@ -400,20 +426,14 @@ class Run:
             named = self.text.encode([self._names[i] for i in names])
         pointing = self._pointing(maps, said, same) if self._recipe.keep_regions else torch.tensor(0.0)
         matching = symmetric_loss(self.logit_scale.exp() * shown @ said.T, same)
-        forgetting = self._recipe.keep_classes * _divergence(logits, logits_before)
+        forgetting = self._recipe.keep_classes * divergence(logits, logits_before)
         for weight, texts_kept, known in (
             (self._recipe.keep_names, named, self._known_names[names]),
             (self._recipe.keep_texts, said, said.detach()),
         ):
             if weight:
-                forgetting += weight * _divergence(LOGIT_SCALE * shown @ texts_kept.T, LOGIT_SCALE * before @ known.T)
-        self._optimizer.zero_grad()
-        (matching + forgetting + self._recipe.keep_regions * pointing).backward()
-        nn.utils.clip_grad_norm_([one for group in self._optimizer.param_groups for one in group["params"]], 1.0)
-        self._optimizer.step()
-        self._schedule.step()
-        now = self.weights()
-        self._average = {name: old.lerp_(now[name], 1 - self._decay()) for name, old in self._average.items()}
+                forgetting += weight * divergence(LOGIT_SCALE * shown @ texts_kept.T, LOGIT_SCALE * before @ known.T)
+        self.learner.step(matching + forgetting + self._recipe.keep_regions * pointing)
         return float(matching.detach())
 
     def _pointing(self, maps: NDArray[np.float16], said: Tensor, same: Tensor) -> Tensor:
@@ -428,23 +448,9 @@ class Run:
         scores = self.logit_scale.exp() * halves(patches, columns, above=above) @ said[at].T
         return symmetric_loss(scores, same[at][:, at])
 
-    def _decay(self) -> float:
-        """The average forgets the start quickly at first: after t steps it holds the last t/10 and more."""
-        steps: int = self._schedule.last_epoch
-        return min(self._recipe.average, steps / (steps + 10))
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return a copy of all that learns."""
-        return {name: one.detach().clone() for name, one in self._learning()}
-
-    def load(self, weights: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, one in self._learning():
-                one.copy_(weights[name])
-
     def mix(self, start: dict[str, Tensor], end: dict[str, Tensor], share: float) -> None:
         """Load weights between start and end, the class texts weighing in a picture what they did before training."""
-        self.load({name: start[name].lerp(end[name], share) for name in end})
+        self.learner.load({name: start[name].lerp(end[name], share) for name in end})
         self.image.weigh_class_part(self._class_weight / self._weight_of_class_part())
 
     def _weight_of_class_part(self) -> float:
@@ -457,14 +463,6 @@ class Run:
         yield "logit_scale", self.logit_scale
         for prefix, tower in (("image", self.image), ("text", self.text)):
             yield from ((f"{prefix}.{name}", one) for name, one in tower.named_parameters() if one.requires_grad)
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Hold the averaged weights in both towers for a while."""
-        now = self.weights()
-        self.load(self._average)
-        yield
-        self.load(now)
 
     def measure(self, development: Development) -> dict[str, float]:
         self.image.eval()
@@ -489,22 +487,10 @@ def draw_texts(texts: Sequence[Sequence[str]], most: int, rng: random.Random) ->
     return [text for _, text in owned], (owner @ alike > 0).float()
 
 
-def symmetric_loss(scores: Tensor, same: Tensor) -> Tensor:
-    """Return the InfoNCE of scores (n, m) in both directions (Radford et al. 2021); `same` is 1 where a pair is one."""
-    by_row, by_column = (one / one.sum(dim=1, keepdim=True) for one in (same, same.T))
-    return (functional.cross_entropy(scores, by_row) + functional.cross_entropy(scores.T, by_column)) / 2
-
-
 def _same(texts: Sequence[str]) -> Tensor:
     """Return (n, n), 1 where two texts are equal."""
     keys = np.array(texts)
     return torch.from_numpy((keys[:, None] == keys[None, :]).astype(np.float32))
-
-
-def _divergence(logits: Tensor, before: Tensor) -> Tensor:
-    """Return how far the probabilities of rows are from what they were (Kullback & Leibler), their mean."""
-    probabilities = functional.softmax(before, dim=1)
-    return functional.kl_div(functional.log_softmax(logits, dim=1), probabilities, reduction="batchmean")
 
 
 def _neighbours(vectors: NDArray[np.float16]) -> NDArray[np.int64]:
