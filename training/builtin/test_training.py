@@ -17,7 +17,7 @@ from gather import COPY, Blocks, _differ, _thumbnails
 from graphs import _places, _store, load_rounded, read_image_tower, store_unsigned, write_tower
 from halves import beside, halves
 from learner import Learner
-from losses import choice_loss, symmetric_loss
+from losses import LOGIT_SCALE, choice_loss, symmetric_loss
 from measures import pointing, recalls, top1
 from names import PROMPTS, class_texts, other_class_texts, prompted
 from onnx import TensorProto, helper, numpy_helper
@@ -43,7 +43,7 @@ from styles import STYLES, Style, styled
 from texts import ANYTHING, PHOTOGRAPH, UNSAID, TextDevelopment, TextRecipe, TextRun, pairs, see
 from torch import nn
 from towers import FixedTexts, FrozenDepthwise, ImageTower
-from train import GATHERED, Data, Recipe, draw_texts
+from train import GATHERED, Data, Recipe, Run, draw_texts
 
 from xsearch.encoders import get_encoder
 from xsearch.encoders.crops import CroppingEncoder
@@ -462,6 +462,25 @@ def test_more_texts_than_pictures() -> None:
 def test_what_has_no_choice_of_its_own_costs_nothing() -> None:
     own = torch.tensor([[1.0, 0, 0], [0, 0, 0]])
     assert choice_loss(torch.zeros(2, 3), own).item() == pytest.approx(np.log(3))
+
+
+def test_an_image_tower_learns_texts_and_keeps_what_it_told(image_onnx: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    files = [as_file(Image.fromarray(one), "png") for one in noise]
+    every = Pictures(files, [["a dog", "it runs"], ["a cat"], ["a red car"], ["two birds"]] * 2, ["flickr8k"] * 8)
+    maps = cache_views(["plain"], every, FrozenStages(image_onnx, tmp_path), tmp_path, None)
+    recipe = Recipe(epochs=8, batch=8, group=2, captions=2, names=8, joined=2, warm_up_steps=2, rate_heads=2e-3)
+    image, texts = read_image_tower(image_onnx, recipe.dropout), FixedTexts(get_encoder("builtin"))
+    torch.manual_seed(0)
+    run = Run(recipe, Data(every, [False] * 8, every, []), maps, image, texts, LOGIT_SCALE, None)
+    before, losses = run.learner.weights(), [run._epoch() for _ in range(recipe.epochs)]
+    assert losses[-1] < losses[0] - 0.1
+    learned = {name for name, one in run.learner.weights().items() if not torch.equal(one, before[name])}
+    assert learned >= {"image._blocks.20._project_conv.weight", "image.cp.weight", "logit_scale"}
+    assert not any("_depthwise" in name for name in learned)
+    run.mix(before, run.learner.average, 0.5)
+    mixed, end = run.learner.weights(), run.learner.average
+    torch.testing.assert_close(mixed["image.w1.weight"], (before["image.w1.weight"] + end["image.w1.weight"]) / 2)
 
 
 def test_a_learner_keeps_the_mean_of_its_weights() -> None:
