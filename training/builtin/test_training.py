@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from draws import draw_texts
 from gather import COPY, Blocks, _differ, _thumbnails
 from graphs import _places, _store, load_rounded, read_image_tower, store_unsigned, write_tower
 from halves import beside, halves
@@ -40,10 +41,10 @@ from PIL import Image
 from rounding import enlarge, round_convolutions, side_of
 from smoothing import divisors
 from styles import STYLES, Style, styled
-from texts import ANYTHING, PHOTOGRAPH, UNSAID, TextDevelopment, TextRecipe, TextRun, pairs, see
+from texts import TextDevelopment, TextRecipe, TextRun, see, style_loss
 from torch import nn
 from towers import FixedTexts, FrozenDepthwise, ImageTower
-from train import GATHERED, Data, Recipe, Run, draw_texts
+from train import GATHERED, Data, Recipe, Run
 
 from xsearch.encoders import get_encoder
 from xsearch.encoders.crops import CroppingEncoder
@@ -516,12 +517,15 @@ def test_a_text_tells_what_is_shown_and_how(style: Style) -> None:
     assert not set(style.unseen) & {*style.alone, *style.said}
 
 
-def test_a_text_without_a_style_is_no_drawings_loss() -> None:
-    pictures = np.array([(0, PHOTOGRAPH), (1, PHOTOGRAPH), (0, 2)])
-    texts = np.array([(0, UNSAID), (0, PHOTOGRAPH), (0, 2), (1, UNSAID), (ANYTHING, 2), (ANYTHING, PHOTOGRAPH)])
-    own, left_out = pairs(pictures, texts)
-    assert own.tolist() == [[1, 1, 0, 0, 0, 1], [0, 0, 0, 1, 0, 1], [0, 0, 1, 0, 1, 0]]
-    assert left_out.tolist() == [[False] * 6, [False] * 6, [True] + [False] * 5]
+def test_styles_that_are_told_cost_nothing() -> None:
+    """Two pictures in two styles, of which the last two dimensions tell the style."""
+    pictures = torch.tensor([[[1.0, 0, 1, 0], [0, 1, 1, 0]], [[1.0, 0, 0, 1], [0, 1, 0, 1]]])
+    alone = torch.tensor([[[0.0, 0, 1, 0]], [[0.0, 0, 0, 1]]])
+    scale = torch.tensor(50.0)
+    assert style_loss(pictures, pictures, alone, scale).item() == pytest.approx(0, abs=1e-6)
+    blind = pictures * torch.tensor([1.0, 1, 0, 0])
+    assert style_loss(pictures, blind, 0 * alone, scale).item() == pytest.approx(2 * np.log(2))
+    assert style_loss(pictures, pictures, alone.flip(0), scale).item() == pytest.approx(50)
 
 
 class Words(nn.Module):

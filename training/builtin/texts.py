@@ -1,10 +1,11 @@
 """Texts learn on, behind pictures that stay as they are: what is said of how a picture is made.
 
-Of each picture the encoder's vectors of several views are kept (`see`), so that a step costs no more than its texts. A
-batch shows photographs, and some of them once more without their colours, or drawn. The loss is the symmetric InfoNCE,
-as in `train.py`; texts choose among more photographs than are in the batch, of which there are vectors in plenty. What
-is said of a photograph is said rightly of a drawing of it, too: those pairs are neither learned nor unlearned. Names of
-things stay where they were: their vectors, and the probabilities by which pictures tell them.
+Of each picture the encoder's vectors of several views are kept (`see`), so that a step costs no more than its texts.
+Captions and photographs are matched by the symmetric InfoNCE, as in `train.py`; texts choose among more photographs
+than are in the batch, of which there are vectors in plenty. Some pictures are shown in every style: in colour, without
+colours, drawn. A text that tells one chooses its style among those of its picture, and its picture among those in its
+style; one that tells nothing else chooses among the styles of each. Names of things stay where they were: their
+vectors, and the probabilities by which pictures tell them.
 """
 
 import io
@@ -17,27 +18,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from draws import draw_texts
 from learner import Learner
-from losses import LOGIT_SCALE, choice_loss, divergence
+from losses import LOGIT_SCALE, choice_loss, divergence, symmetric_loss
 from measures import auroc, recalls, top1
 from names import class_texts, other_class_texts, prompted
 from numpy.typing import NDArray
 from pictures import OF_NAMED, VIEWS, Pictures, is_name, read_pictures
 from PIL import Image
-from styles import STYLES, styled
+from styles import STYLES, Style, styled
 from torch import Tensor, nn
+from torch.nn import functional
 from towers import TextTower, in_bfloat16
 
 from xsearch.encoders import Encoder
 
 SEEN = tuple(view for style in STYLES for view in style.views)
 PICTURES_AT_ONCE = 64
-IGNORED = -1e4  # a score that takes no part
-
-Mark = tuple[int, int]
-"""What a picture shows or a text tells, and the style, by its place among STYLES. A text may tell one of both only."""
-ANYTHING = UNSAID = -1
-PHOTOGRAPH = 0
 
 Seen = Mapping[str, NDArray[np.float32]]
 """Of each view unit vectors (n, 384), n being fewer for views that are not of named pictures, which come last."""
@@ -51,8 +48,9 @@ class TextRecipe:
     batch: int = 256
     class_share: float = 0.5  # of the class-named pictures, in each epoch
     captions: int = 3  # of a picture in each batch, where it has as many
-    styled: int = 128  # pictures of a batch of which a text tells the style: as they are, without colours, drawn
+    styled: int = 64  # pictures of a batch that are shown in every style
     alone: int = 4  # texts of each style that tell nothing else
+    tell_styles: float = 1.0  # weight of the losses by which these are told
     others: int = 2048  # photographs that are not in the batch, among which texts choose, too
     dropout: float = 0.1
     tuned_layers: int = 4
@@ -141,9 +139,7 @@ class TextRun:
         """`shown` are the rows of the pictures that are learned from."""
         self._recipe, self._pictures, self._shown, self._seen, self.tower = recipe, pictures, shown, seen, tower
         self._rng = random.Random(recipe.seed)
-        shows = [texts[0].lower() if is_name(texts) else f"{i}" for i, texts in enumerate(pictures.texts)]
-        number = {thing: at for at, thing in enumerate(dict.fromkeys(shows))}
-        self._things = [number[thing] for thing in shows]
+        self._captioned = [i for i in shown if not is_name(pictures.texts[i])]
         self._photographs = torch.from_numpy(seen["plain"])
         self.scale = nn.Parameter(torch.tensor(scale).log())
         for one in tower.modules():
@@ -197,64 +193,53 @@ class TextRun:
         return kept
 
     def _step(self, rows: list[int]) -> float:
-        recipe, rng = self._recipe, self._rng
-        styles, vectors, shown = self._drawn_pictures(rows)
-        texts, told = self._drawn_texts(rows, styles)
-        others = rng.sample(self._shown, min(recipe.others, len(self._shown)))
-        every = torch.cat([vectors, self._photographs[others]])
-        own, left_out = pairs(np.array([*shown, *((self._things[row], PHOTOGRAPH) for row in others)]), np.array(told))
-        names = rng.sample(range(len(self._names)), min(recipe.names, len(self._names)))
-        known = self._known_names[names]
+        recipe, rng, texts_of = self._recipe, self._rng, self._pictures.texts
+        texts, same = draw_texts([texts_of[row] for row in rows], recipe.captions, rng)
+        some, names = rows[: recipe.styled], rng.sample(range(len(self._names)), recipe.names)
+        asked = (
+            [prompted(text, rng) for text in texts],
+            [self._names[i] for i in names],
+            [styled(rng.choice(texts_of[row]), style, rng) for style in STYLES for row in some],
+            [text for style in STYLES for text in rng.sample(style.alone, recipe.alone)],
+        )
         with in_bfloat16():
-            said = self.tower.encode(texts)
-            named = self.tower.encode([self._names[i] for i in names])
-        scores = (self.scale.exp() * every @ said.T).masked_fill(left_out, IGNORED)
-        n, tell = len(vectors), torch.tensor([thing != ANYTHING for thing, _ in told])
-        matching = (choice_loss(scores[:n, tell], own[:n, tell]) + choice_loss(scores.T, own.T)) / 2
-        photographs = LOGIT_SCALE * vectors[: len(rows)]
-        forgetting = recipe.keep_names * divergence(photographs @ named.T, photographs @ known.T)
+            said, named, told, alone = (self.tower.encode(one) for one in asked)
+        scale = self.scale.exp()
+        photographs = self._seen_of(rows, STYLES[0])
+        others = sorted({*rng.sample(self._captioned, recipe.others)} - set(rows))
+        scores = scale * torch.cat([photographs, self._photographs[others]]) @ said.T
+        own = functional.pad(same, (0, 0, 0, len(others)))
+        matching = (choice_loss(scores[: len(rows)], same) + choice_loss(scores.T, own.T)) / 2
+        made = torch.stack([self._seen_of(some, style) for style in STYLES])
+        telling = style_loss(made, told.view_as(made), alone.view(len(STYLES), recipe.alone, -1), scale)
+        known = self._known_names[names]
+        forgetting = recipe.keep_names * divergence(
+            LOGIT_SCALE * photographs @ named.T, LOGIT_SCALE * photographs @ known.T
+        )
         forgetting += recipe.keep_vectors * (1 - (named * known).sum(dim=1).mean())
-        self.learner.step(matching + forgetting)
+        self.learner.step(matching + recipe.tell_styles * telling + forgetting)
         return float(matching.detach())
 
-    def _drawn_pictures(self, rows: Sequence[int]) -> tuple[list[int], Tensor, list[Mark]]:
-        """Return styles that are to be told of the first of these pictures; all in a random view, and those once more.
-
-        But for those whose style is that of all.
-        """
-        rng = self._rng
-        styles = [rng.randrange(len(STYLES)) for _ in rows[: self._recipe.styled]]
-        shown = [(row, PHOTOGRAPH) for row in rows]
-        shown += [(row, style) for row, style in zip(rows, styles, strict=False) if style != PHOTOGRAPH]
-        vectors = [self._seen[rng.choice(self._views_of(row, STYLES[style].views))][row] for row, style in shown]
-        return styles, torch.from_numpy(np.stack(vectors)), [(self._things[row], style) for row, style in shown]
-
-    def _drawn_texts(self, rows: Sequence[int], styles: Sequence[int]) -> tuple[list[str], list[Mark]]:
-        """Return some texts of each picture, one of each of the first that tells a style, and some of styles alone."""
-        rng, most = self._rng, self._recipe.captions
-        told: list[tuple[str, Mark]] = []
-        for row in rows:
-            texts, mark = self._pictures.texts[row], (self._things[row], UNSAID)
-            told += [(prompted(text, rng), mark) for text in rng.sample(texts, min(most, len(texts)))]
-        for row, at in zip(rows, styles, strict=False):
-            told.append((styled(rng.choice(self._pictures.texts[row]), STYLES[at], rng), (self._things[row], at)))
-        for at, style in enumerate(STYLES):
-            told += [(text, (ANYTHING, at)) for text in rng.sample(style.alone, self._recipe.alone)]
-        return [text for text, _ in told], [mark for _, mark in told]
-
-    def _views_of(self, row: int, views: Sequence[str]) -> list[str]:
-        return [view for view in views if row < len(self._seen[view])]
+    def _seen_of(self, rows: Sequence[int], style: Style) -> Tensor:
+        """Return (n, 384), each in a random view of that style."""
+        views = [[self._seen[view] for view in style.views if row < len(self._seen[view])] for row in rows]
+        return torch.from_numpy(np.stack([self._rng.choice(own)[row] for own, row in zip(views, rows, strict=True)]))
 
 
-def pairs(pictures: NDArray[np.int64], texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Return (n, m) 1 where a text is a picture's own, and (n, m) True where it is right of it, but not learned.
+def style_loss(pictures: Tensor, told: Tensor, alone: Tensor, scale: Tensor) -> Tensor:
+    """Return how badly texts tell styles.
 
-    `pictures` (n, 2) and `texts` (m, 2) are marks. What tells no style is a photograph's own, and right of a drawing of
-    the same thing, too.
+    `pictures` (styles, n, d) are the same n in each, `told` (styles, n, d) texts of these that tell their style, each
+    of which chooses among the styles of its picture, and among the pictures in its style, as these among them; `alone`
+    (styles, m, d) tell nothing else, and choose among the styles of every picture.
     """
-    thing, style = (pictures[:, at, None] for at in (0, 1))
-    of_thing, of_style = (texts[None, :, at] for at in (0, 1))
-    is_photograph, is_unsaid = style == PHOTOGRAPH, of_style == UNSAID
-    own = ((thing == of_thing) | (of_thing == ANYTHING)) & ((style == of_style) | (is_photograph & is_unsaid))
-    left_out = (thing == of_thing) & is_unsaid & ~is_photograph
-    return torch.from_numpy(own.astype(np.float32)), torch.from_numpy(left_out)
+    count, n, _ = pictures.shape
+    style = torch.arange(count)
+    of_told = scale * torch.einsum("tnd,snd->tns", told, pictures)
+    of_alone = scale * torch.einsum("tmd,snd->tmns", alone, pictures)
+    within = [symmetric_loss(scale * texts @ own.T, torch.eye(n)) for texts, own in zip(told, pictures, strict=True)]
+    return (
+        functional.cross_entropy(of_told.flatten(end_dim=-2), style.repeat_interleave(n))
+        + functional.cross_entropy(of_alone.flatten(end_dim=-2), style.repeat_interleave(alone.shape[1] * n))
+        + torch.stack(within).mean()
+    )

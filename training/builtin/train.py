@@ -7,8 +7,8 @@ DATA-DIR holds train-*.parquet and dev-*.parquet (columns image, captions, set),
 among them, START the files of version 0, as exported and not yet optimised, MINILM the float32 weights (`model/` in the
 package above). WORK keeps what the frozen stages make of every picture (400 MB a view of all, 600 of larger ones), the
 log (`log.jsonl`, one line a measurement) and of each run, after every epoch, its weights (`weights-0.pt`). Where these
-are there the run is not made again: one that was cut off counts as far as it came. With `--small DIR` only the second
-part is done, from an encoder of before.
+are there the run is not made again: one that was cut off counts as far as it came. With `--small DIR` the first part is
+left out, with `--large DIR` the second, too: what follows begins with an encoder of before.
 
 First both towers learn: of the image tower the last five blocks, the last convolution and the head, of the text tower
 the last layers and the joint layer. The loss is the symmetric InfoNCE (Radford et al. 2021) of pictures and some texts
@@ -29,14 +29,17 @@ as it is. And on once more, computing as when all its convolutions are rounded, 
 2018): now it learns, beside the texts, what the tower of before says of a picture and its corners in the mean (Hinton
 et al. 2015), which finds more than one look at it; drawings made of the pictures learn the same.
 
+At last the texts learn on, and the image tower stays as it is, to tell what all of this has blurred: whether a picture
+is a photograph in colour, one without colours, or drawn (`texts.py`).
+
 The log beside this file has all runs, told by the line of their recipe. Not shipped: ten epochs from version 0 that
 held one class in five out; one epoch that went on from version 1, and 18 steps of it with three weights of the loss of
 halves; two epochs from version 0 without that loss and with it, the second also with one by which the classes' own
 vectors tell their names (`anchors`), which brought nothing. The fifth is version 2, mixed twice: with the class texts
 weighing what they weighed after training, and what they weighed at the start, as it was shipped. The sixth goes into
 version 3 beside it. Then comes the second part of version 4, which began with version 3 and ran behind stages of
-which all but the first convolution were rounded, what made version 5 of it, and at last, again from version 4, what
-made version 6.
+which all but the first convolution were rounded, what made version 5 of it, again from version 4 what made version 6,
+and the texts of version 7.
 """
 
 import argparse
@@ -53,6 +56,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from draws import draw_texts
 from graphs import load_rounded, read_image_tower, read_text_tower, store_unsigned, write_tower
 from halves import beside, halves
 from learner import Learner
@@ -81,7 +85,6 @@ from rounding import enlarge, round_convolutions, side_of
 from smoothing import divisors
 from texts import SEEN, TextDevelopment, TextRecipe, TextRun, see
 from torch import Tensor, nn
-from torch.nn import functional
 from towers import DIM, FixedTexts, ImageTower, TextTower, in_bfloat16
 
 from xsearch.encoders.onnx import OnnxEncoder, weights_hash
@@ -473,24 +476,6 @@ class Run:
     def _encode_maps(self, maps: NDArray[np.float16]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         found = [self.image(_as_maps(maps[at : at + 64]))[:2] for at in range(0, len(maps), 64)]
         return np.concatenate([one.numpy() for one, _ in found]), np.concatenate([one.numpy() for _, one in found])
-
-
-def draw_texts(texts: Sequence[Sequence[str]], most: int, rng: random.Random) -> tuple[list[str], Tensor]:
-    """Return a text of each of n pictures, then further ones up to `most` of each: m in all.
-
-    And (n, m), 1 where a text is a picture's: those of one class share their texts, a few others a caption.
-    """
-    drawn = [rng.sample(own, min(most, len(own))) for own in texts]
-    owned = [(at, own[place]) for place in range(most) for at, own in enumerate(drawn) if place < len(own)]
-    owner = functional.one_hot(torch.tensor([at for at, _ in owned])).T.float()
-    alike = _same([text.lower() for _, text in owned])
-    return [text for _, text in owned], (owner @ alike > 0).float()
-
-
-def _same(texts: Sequence[str]) -> Tensor:
-    """Return (n, n), 1 where two texts are equal."""
-    keys = np.array(texts)
-    return torch.from_numpy((keys[:, None] == keys[None, :]).astype(np.float32))
 
 
 def _neighbours(vectors: NDArray[np.float16]) -> NDArray[np.int64]:
