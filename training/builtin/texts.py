@@ -54,12 +54,12 @@ class TextRecipe:
     others: int = 2048  # photographs that are not in the batch, among which texts choose, too
     dropout: float = 0.1
     tuned_layers: int = 4
-    rate_text: float = 5e-5
-    rate_head: float = 1e-4
+    rate_text: float = 1e-4
+    rate_head: float = 2e-4
     weight_decay: float = 0.05
     names: int = 192  # drawn for each batch
     keep_names: float = 1.0  # weight of the divergence from the probabilities of names before
-    keep_vectors: float = 5.0  # weight of how far names move
+    keep_vectors: float = 10.0  # weight of how far names move
     average: float = 0.99
     warm_up_steps: int = 15
     hold_out: bool = True  # one class in five: they show what becomes of names that are not learned
