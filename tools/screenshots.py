@@ -1,6 +1,6 @@
 """Make the pictures that README shows, of the page and of a contact sheet. Needs Playwright and a Chromium.
 
-    xsearch query "a black and white photograph of a man" --sheet sheet.html -k 5
+    xsearch query "a colourful fish" --sheet sheet.html -k 3
     python tools/screenshots.py http://127.0.0.1:8000/ sheet.html
 
 The server is one of the demo's library.
