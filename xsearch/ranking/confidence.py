@@ -20,8 +20,8 @@ BANK_SIZE = 100
 GOOD_MATCH = 0.15
 """A hit of at least this confidence is a good match.
 
-Where the first hit is right, "no good match" is said all the same of 3 names of things in 10, and of 1 caption in 10,
-on pictures that the encoder has not seen; where nothing answers, of 8 to 9 names in 10, and of 7 captions in 10.
+Where the first hit is right, "no good match" is said all the same of a quarter of the names of things, and of 1 caption
+in 12, on pictures that the encoder has not seen; where nothing answers, of 8 to 9 names in 10, and of 7 captions in 10.
 """
 
 # A mean over few items holds much of the best one: among n items n / (n + 10) of it is taken off.
