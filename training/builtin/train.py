@@ -39,8 +39,8 @@ vectors tell their names (`anchors`), which brought nothing. The fifth is versio
 weighing what they weighed after training, and what they weighed at the start, as it was shipped. The sixth goes into
 version 3 beside it. Then comes the second part of version 4, which began with version 3 and ran behind stages of
 which all but the first convolution were rounded, what made version 5 of it, again from version 4 what made version 6,
-and texts that learned on: twice from captions alone, some of them of pictures that are not there, twice with styles that
-a text chose among all pictures of a batch, and those of version 7.
+and texts that learned on: twice from captions alone, some of them of pictures that are not there, twice with styles
+that a text chose among all pictures of a batch, and those of version 7.
 """
 
 import argparse
