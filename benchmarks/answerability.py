@@ -378,10 +378,10 @@ def _row(asking: Asking, items: str, trials: Sequence[Trial]) -> dict[str, objec
         "present": int(present.sum()),
         "absent": int((~present).sum()),
         "right_first": float(right[present].mean()),
-        "auroc": _auroc(first, present),
-        "auroc_cosine": _auroc(np.array([trial.cosine for trial in trials]), present),
-        "auroc_z": _auroc(np.array([trial.z for trial in trials]), present),
-        "auroc_right": _auroc(first, right),
+        "auroc": auroc(first, present),
+        "auroc_cosine": auroc(np.array([trial.cosine for trial in trials]), present),
+        "auroc_z": auroc(np.array([trial.z for trial in trials]), present),
+        "auroc_right": auroc(first, right),
         "ece": _calibration_error(_reliability(trials)),
         "ece_first": _calibration_error(_reliability(trials, k=1)),
         "no_match_right": float(no_match[right].mean()),
@@ -390,7 +390,7 @@ def _row(asking: Asking, items: str, trials: Sequence[Trial]) -> dict[str, objec
     }
 
 
-def _auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
     """Return the chance that a positive one scores higher than a negative one; equal scores count half."""
     low, high = np.sort(scores[~positive]), scores[positive]
     wins = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from answerability import auroc
 from PIL import Image, ImageFilter
 from report import report
 
@@ -46,8 +47,8 @@ def main() -> None:
         for at, (style, texts) in enumerate(ASKED.items()):
             meant = style_of == at
             for text, scores in zip(texts, encoder.encode_texts(texts) @ vectors.T, strict=True):
-                auroc = float((scores[meant, None] > scores[None, ~meant]).mean())
-                rows.append({"encoder": name, "pictures": style, "asked": text, "AUROC": auroc, "own first": ""})
+                told = auroc(scores, meant)
+                rows.append({"encoder": name, "pictures": style, "asked": text, "AUROC": told, "own first": ""})
             form = CAPTIONS[style]
             scores = encoder.encode_texts([form.format(row["captions"][0]) for row in table]) @ vectors.T
             own = float((scores.argmax(axis=1) == np.flatnonzero(meant)).mean())

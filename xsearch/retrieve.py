@@ -11,7 +11,7 @@ texts give to generic queries (`ranking.confidence.Background`): only a text tha
 `benchmarks/words.py` measures what this brings, and what it costs pictures that nothing is written about.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -193,7 +193,7 @@ def retrieve(pool: Pool, asked: Sequence[Sequence[Asked]], k: int, group: Group)
         )
         still = []
         for q in waiting:
-            best, bound = _best_of_parts(asked[q], vectors[q], pool, found, depth)
+            best, bound = _best_of_parts(asked[q], vectors[q], pool, islice(found, len(asked[q])), depth)
             if group is not Group.NONE and pool.frames.any():
                 level = float(np.quantile((pool.background @ vectors[q].T).max(axis=1), NOT_MEANT))
                 best = in_moments(
@@ -225,12 +225,12 @@ def _best_of_parts(
     parts: Sequence[Asked],
     vectors: NDArray[np.float32],
     pool: Pool,
-    found: Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]],
+    found: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]],
     depth: int,
 ) -> tuple[list[Answer], float]:
     """Return the candidates of a query, best first, and how high the next one after them could stand."""
     each, bounds = [], []
-    for at, (part, vector, (rows, scores)) in enumerate(zip(parts, vectors, islice(found, len(parts)), strict=True)):
+    for at, (part, vector, (rows, scores)) in enumerate(zip(parts, vectors, found, strict=True)):
         known = rows >= 0
         best, bound = _in_order(part, vector, pool, rows[known], scores[known], depth)
         if len(parts) == 1:

@@ -324,7 +324,7 @@ class Searcher:
             asked = replace(asked, weights=(1.0,), modality=Modality.TEXT if is_text else Modality.IMAGE)
             if asked.fusion is not Fusion.MAX:
                 return [replace(asked, wanted=moved(None, liked, disliked)[None])]
-            some = liked[np.unique(np.linspace(0, len(liked) - 1, MAX_TERMS).astype(np.int64))]
+            some = liked[bank_rows(len(liked), MAX_TERMS)]
             return [replace(asked, wanted=moved(one, liked[:0], disliked)[None]) for one in some]
         weights = (*asked.excluded_weights, *(1.0 for _ in disliked))
         return [replace(asked, excluded=np.concatenate([asked.excluded, disliked]), excluded_weights=weights)]

@@ -171,6 +171,7 @@ PHOTOGRAPHS: dict[str, View] = {
     "varied-2": varied,
     "varied-3": varied,
 }
+FEW_VIEWS = tuple(PHOTOGRAPHS)[:4]
 CORNERS: dict[str, View] = {f"corner-{at}": corner(at) for at in range(crops.VIEWS - 1)}
 VIEWS = PHOTOGRAPHS | CORNERS | {"sketched": sketched, "grey": grey, "outlined": outlined}
 # Pictures that are only named come in half of the epochs, and have to do without the other views.

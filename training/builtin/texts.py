@@ -24,7 +24,7 @@ from losses import LOGIT_SCALE, choice_loss, divergence, symmetric_loss
 from measures import auroc, recalls, top1
 from names import class_texts, other_class_texts, prompted
 from numpy.typing import NDArray
-from pictures import OF_NAMED, VIEWS, Pictures, is_name, read_pictures
+from pictures import OF_NAMED, VIEWS, Pictures, is_name, read_pictures, wait_while
 from PIL import Image
 from styles import STYLES, Style, styled
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class TextRecipe:
     seed: int = 0
 
 
-def see(views: Sequence[str], pictures: Pictures, encoder: Encoder, folder: Path) -> Seen:
+def see(views: Sequence[str], pictures: Pictures, encoder: Encoder, folder: Path, pause: Path | None = None) -> Seen:
     """Return the vectors of these views of the pictures; kept as `<view>.npy`, those that are there are not made."""
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
@@ -77,6 +77,7 @@ def see(views: Sequence[str], pictures: Pictures, encoder: Encoder, folder: Path
             images = pictures.images[: len(pictures) if view in OF_NAMED else pictures.captioned]
             vectors = []
             for at in range(0, len(images), PICTURES_AT_ONCE):
+                wait_while(pause)
                 opened = [Image.open(io.BytesIO(one)).convert("RGB") for one in images[at : at + PICTURES_AT_ONCE]]
                 vectors.append(encoder.encode_images([np.asarray(VIEWS[view](one, rng)) for one in opened]))
             np.save(done, np.concatenate(vectors))
@@ -134,11 +135,18 @@ class TextRun:
     """A text tower, the vectors of pictures that it learns from, and the optimiser."""
 
     def __init__(
-        self, recipe: TextRecipe, pictures: Pictures, shown: Sequence[int], seen: Seen, tower: TextTower, scale: float
+        self,
+        recipe: TextRecipe,
+        pictures: Pictures,
+        shown: Sequence[int],
+        seen: Seen,
+        tower: TextTower,
+        scale: float,
+        pause: Path | None = None,
     ) -> None:
         """`shown` are the rows of the pictures that are learned from."""
         self._recipe, self._pictures, self._shown, self._seen, self.tower = recipe, pictures, shown, seen, tower
-        self._rng = random.Random(recipe.seed)
+        self._pause, self._rng = pause, random.Random(recipe.seed)
         self._captioned = [i for i in shown if not is_name(pictures.texts[i])]
         self._photographs = torch.from_numpy(seen["plain"])
         self.scale = nn.Parameter(torch.tensor(scale).log())
@@ -193,6 +201,7 @@ class TextRun:
         return kept
 
     def _step(self, rows: list[int]) -> float:
+        wait_while(self._pause)
         recipe, rng, texts_of = self._recipe, self._rng, self._pictures.texts
         texts, same = draw_texts([texts_of[row] for row in rows], recipe.captions, rng)
         some, names = rows[: recipe.styled], rng.sample(range(len(self._names)), recipe.names)

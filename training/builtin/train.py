@@ -67,6 +67,7 @@ from names import class_texts, prompted
 from numpy.typing import NDArray
 from pictures import (
     CORNERS,
+    FEW_VIEWS,
     FROZEN_OUTPUT,
     PHOTOGRAPHS,
     STRIDE_PX,
@@ -125,7 +126,6 @@ class Recipe:
 RUNS = ({"captions": 2}, {"captions": 5, "seed": 1})
 # Then the image tower goes on, over larger pictures.
 FURTHER = {"captions": 5, "rate_blocks": 5e-5, "rate_heads": 2e-4, "gathered": True}
-FEW_VIEWS = tuple(PHOTOGRAPHS)[:4]
 LARGER = FURTHER | {"epochs": 3, "views": FEW_VIEWS}
 # And on, taught by what it says of several crops of a picture; drawings are told by the pictures that they are of.
 TAUGHT = FURTHER | {"epochs": 4, "views": (*FEW_VIEWS, "sketched"), "keep_texts": 1.0, "rounded": True}
@@ -281,12 +281,12 @@ def train_texts(options: argparse.Namespace, data: Data, large: Path, note: Note
     """Train the texts of an encoder on, so that they tell how pictures are made; its image tower stays as it is."""
     recipe, checkpoint = TextRecipe(**options.texts), options.work / "weights-texts.pt"
     encoder = OnnxEncoder(large, name="large")
-    seen = see(SEEN, data.pictures, encoder, options.work / "seen")
+    seen = see(SEEN, data.pictures, encoder, options.work / "seen", options.pause)
     torch.manual_seed(recipe.seed)
     tower = read_text_tower(options.start / "text.onnx", options.minilm, recipe.tuned_layers)
     load_rounded(tower, options.start / "text.onnx", large / "text.onnx")
     shown = [i for i, is_out in enumerate(data.is_held_out) if not (recipe.hold_out and is_out)]
-    run = TextRun(recipe, data.pictures, shown, seen, tower, encoder.spec.logit_scale)
+    run = TextRun(recipe, data.pictures, shown, seen, tower, encoder.spec.logit_scale, options.pause)
     if not checkpoint.exists():
         told = TextDevelopment.read(options.data_dir, data.told_by_class, data.classes, encoder)
         run.train(told, checkpoint, note)
